@@ -1,0 +1,161 @@
+"""The one typed wrapper of Numba: flags, cache folder, and a word to the user when the first run compiles.
+
+Three habits of Numba are mended here, once, for every kernel:
+
+* **Stale code.** A cached function is not recompiled when a helper in another file changes. So the cache
+  folder is named by a hash of all kernel sources: new sources, new folder.
+* **Racing processes.** Two processes that compile two signatures of one function overwrite each other's index.
+  So every signature has a folder of its own, in which all writers write the same.
+* **Two copies of everything.** Numba compiles once more for a read-only argument, and once more for a strided
+  one. So signatures are declared: every array is a read-only C-contiguous one (the dispatcher makes it
+  contiguous, a kernel never writes to its arguments), and one specialisation per dtype serves all.
+"""
+
+import hashlib
+import os
+import pickle
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import config, event, types
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# What the compiler may assume. Sums may be reordered and a multiply-add fused (both decided when compiling, so
+# results stay the same from run to run); NaN, infinity and their comparisons keep their meaning, which
+# `fastmath=True` would give up.
+_FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
+
+# What reading a damaged cache file has been seen to raise; none of them is a compile error of Numba's.
+_DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError, ImportError)
+
+_lock = threading.RLock()
+
+
+class Compiled:
+    """A Python function that compiles itself, for the types of its arguments, when it is first called.
+
+    Arguments are arrays (C-contiguous, never written to), ints, floats, bools and tuples of ints; the results are
+    fresh arrays. Under ``NUMBA_DISABLE_JIT=1`` it stays the Python function that it wraps.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        self._specialisations: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the specialisation for these arguments' types; make it first if there is none."""
+        key = tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
+        specialised = self._specialisations.get(key)
+        if specialised is None:
+            with _lock:
+                specialised = self._specialisations[key] = _specialise(self.function, arguments)
+        return specialised(*arguments)
+
+
+def compiled(function: Callable[..., Any]) -> Compiled:
+    """Decorate a kernel's entry point: compiled lazily, with ``prange`` in parallel, kept on disk."""
+    return Compiled(function)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a helper of compiled functions: it becomes part of whatever calls it."""
+    helper: Callable[..., Any] = numba.njit(fastmath=_FASTMATH, error_model="numpy")(function)
+    return helper
+
+
+def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    if config.DISABLE_JIT:
+        return function
+    signature = tuple(_argument_type(a) for a in arguments)
+    name = hashlib.sha256(str(signature).encode()).hexdigest()[:12]
+    folder = cache_folder() / f"{function.__module__.rpartition('.')[2]}.{function.__name__}-{name}"
+
+    def build() -> Callable[..., Any]:
+        # With a signature given, Numba loads or compiles at once and refuses to compile anything else later.
+        build = numba.njit(signature, cache=True, parallel=True, fastmath=_FASTMATH, error_model="numpy")
+        specialised: Callable[..., Any] = build(function)
+        return specialised
+
+    with _numba_cache_in(folder), event.install_listener("numba:compile", _announcer):
+        try:
+            return build()
+        except _DAMAGED as error:
+            if not folder.exists():
+                raise
+            _say(f"the compiled kernel in {folder} is damaged ({error!r}); compiling it anew")
+            shutil.rmtree(folder)
+            return build()
+
+
+def _argument_type(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        element = numba.from_dtype(argument.dtype)
+        return types.Array(element, argument.ndim, "C", readonly=True)
+    return numba.typeof(argument)
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path:
+    """Return the folder that holds the compiled kernels of these sources, under the user's own cache folder.
+
+    ``NUMBA_CACHE_DIR`` is respected where it is set. The folder is private: compiled code is stored pickled,
+    and whoever can write there can run code as the user.
+    """
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for source in sorted(here.rglob("*.py")):
+        digest.update(source.relative_to(here).as_posix().encode())
+        digest.update(source.read_bytes())
+    # Numba's own key covers the CPU, but not these.
+    for part in (numba.__version__, llvmlite.__version__, np.__version__, config.BOUNDSCHECK):
+        digest.update(str(part).encode())
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    parent = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(cache_home) / "minifcn")
+    folder = parent / f"kernels-{digest.hexdigest()[:16]}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _numba_cache_in(folder: Path) -> Iterator[None]:
+    """Point Numba's cache to ``folder`` for a moment: the setting is global, and the user relies on it too."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]  # Numba ships no types
+    """Says once per process that kernels are being compiled, so that a quiet half minute does not look like a hang."""
+
+    announced = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.announced:
+            self.announced = True
+            _say(f"compiling kernels for this CPU (once; later runs load them from {cache_folder()})")
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+_announcer = _Announcer()
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"minifcn: {message}\n")
+    sys.stderr.flush()

@@ -1,0 +1,32 @@
+"""Spatial options: an int or an ``(h, w)`` pair becomes a checked pair."""
+
+import operator
+from typing import TypeAlias
+
+Pair: TypeAlias = tuple[int, int]
+IntOrPair: TypeAlias = int | tuple[int, int]
+
+
+def pair(name: str, value: IntOrPair, *, minimum: int) -> Pair:
+    """Return ``value`` as ``(h, w)``.
+
+    Raises:
+        TypeError: not an int and not a pair of ints.
+        ValueError: below ``minimum``.
+    """
+    try:
+        h, w = value if isinstance(value, tuple | list) else (value, value)
+        h, w = operator.index(h), operator.index(w)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an int or a pair of ints (h, w), got {value!r}") from None
+    if min(h, w) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return h, w
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Return along one axis how many windows fit: ``⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1``.
+
+    Zero or less means that not even one fits.
+    """
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

@@ -1,0 +1,1 @@
+"""minifcn: fully convolutional networks from the inside."""
