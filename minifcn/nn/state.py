@@ -8,9 +8,7 @@ import numpy.typing as npt
 _MOST_NAMES = 5  # of one kind: another net can differ in hundreds, and five show which net it was
 
 
-def check_state(
-    expected: Mapping[str, tuple[int, ...]], given: Mapping[str, npt.NDArray[np.generic]]
-) -> None:
+def check_state(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, npt.NDArray[np.generic]]) -> None:
     """Raise ``ValueError`` unless ``given`` has exactly the names and shapes of ``expected``.
 
     ``expected`` maps a name to its shape, ``given`` a name to its array. One message names the missing,

@@ -51,9 +51,7 @@ class Checkpoint:
     path: Path
 
 
-def save(
-    folder: Path | str, step: int, arrays: Mapping[str, Array], meta: Mapping[str, Any], keep: int = 2
-) -> Path:
+def save(folder: Path | str, step: int, arrays: Mapping[str, Array], meta: Mapping[str, Any], keep: int = 2) -> Path:
     """Write ``checkpoint-<step>.npz`` into ``folder`` (made if absent) and return its path.
 
     ``arrays`` maps names to arrays of any shape, layout and dtype but object; ``meta`` is anything JSON can
@@ -172,8 +170,7 @@ def _sha256(file: BinaryIO, length: int) -> bytes:
     """Return the checksum of the first ``length`` bytes in hexadecimal, and leave the file at their end."""
     checksum = hashlib.sha256()
     file.seek(0)
-    while length > 0:
-        chunk = file.read(min(length, _CHUNK))
+    while length > 0 and (chunk := file.read(min(length, _CHUNK))):
         checksum.update(chunk)
         length -= len(chunk)
     return checksum.hexdigest().encode()

@@ -42,7 +42,7 @@ def confusion_matrix(
     """Count the pixels of class i that are predicted as class j: n_ij, an int64 array (C, C).
 
     ``label`` and ``prediction`` are integer arrays of one shape, any shape. A label outside 0 … C−1 (VOC's
-    void is 255) is no class: its pixels are not counted. A prediction has no such excuse, not even there.
+    void is 255) is no class: its pixels are not counted. A prediction outside is an error, on void too.
 
     Raises ``TypeError`` for arrays that are not integer, ``ValueError`` for shapes that differ or for a
     prediction outside 0 … C−1.
@@ -113,9 +113,9 @@ def upper_bound(label: npt.NDArray[np.integer], factor: int, num_classes: int) -
     there is no label at the centre (void, or beyond the border of the image), the labelled pixel of the
     cell nearest to the centre is the sample; among equally near ones, the first in reading order.
 
-    Returns the confusion matrix (C, C), to be summed over a data set as any other. Its scores are the upper
-    bounds of the paper's journal version (PAMI 2017) for a net with one output cell per ``factor`` pixels.
-    They are a yardstick, not a theorem: a net that upsamples bilinearly may draw a border more finely.
+    Returns the confusion matrix (C, C), to be summed over a data set as any other. Its scores are upper
+    bounds in the sense of the paper's journal version (PAMI 2017), for one output cell per ``factor``
+    pixels: a yardstick, not a theorem, for bilinear upsampling may draw a border more finely than cells.
 
     Raises as :func:`confusion_matrix` does, and ``ValueError`` for a factor below 1 or fewer than two axes.
     """

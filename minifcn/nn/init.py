@@ -1,0 +1,40 @@
+"""First values of parameters: He for layers that are followed by a ReLU, bilinear for upsampling, zero for scores."""
+
+import math
+
+import numpy as np
+from minifcn_kernels.jit import Array
+from minifcn_kernels.spatial import Pair
+
+
+def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None = None) -> Array:
+    """Draw weights of shape (K, C/G, R, S) or (K, C) from a normal distribution of variance 2 / fan-in, in float32.
+
+    A ReLU halves the variance of what passes through it; this keeps it the same from layer to layer
+    (He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015, eq. 10).
+
+    Args:
+        shape: of the weights; all axes but the first are summed over by an output and make up its fan-in.
+        rng: the source of the numbers; fresh entropy if None.
+    """
+    fan_in = math.prod(shape[1:])
+    rng = rng or np.random.default_rng()
+    return (rng.standard_normal(shape) * math.sqrt(2 / fan_in)).astype(np.float32)
+
+
+def bilinear(channels: int, kernel: Pair, *, groups: int = 1) -> Array:
+    """Return weights (channels, channels/groups, *kernel) with which a transposed convolution interpolates (FCN §3.3).
+
+    Each channel is upsampled alone: the filter stands on the channel diagonal. Along one axis of size k it is the
+    triangle 1 − |i − centre| / factor with factor = ⌊(k + 1)/2⌋ and its peak in the middle, at (k − 1)/2.
+    With kernel 2f − 1 and stride f this is exact interpolation; with kernel 2f, half a pixel to the side.
+    """
+    triangles = []
+    for size in kernel:
+        factor = (size + 1) // 2
+        triangles.append(1 - np.abs(np.arange(size) - (size - 1) / 2) / factor)
+    weights = np.zeros((channels, channels // groups, *kernel), np.float32)
+    per_group = channels // groups
+    for channel in range(channels):
+        weights[channel, channel % per_group] = np.outer(*triangles)
+    return weights

@@ -1,0 +1,109 @@
+"""Ops that move numbers without changing them: their gradients move the cotangents back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from minifcn_kernels.jit import Array
+
+from minifcn.tensor import Function, Tensor
+
+
+class Reshape(Function):
+    """The same numbers in another shape; the gradient is shaped back."""
+
+    def forward(self, a: Array, *, shape: tuple[int, ...]) -> Array:
+        self.save(a.shape)
+        return a.reshape(shape)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        (shape,) = self.saved
+        return (grad.reshape(shape),)
+
+
+class Transpose(Function):
+    """y's axis i is a's axis axes[i]; the gradient is permuted back."""
+
+    def forward(self, a: Array, *, axes: tuple[int, ...]) -> Array:
+        self.save(axes)
+        return a.transpose(axes)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        (axes,) = self.saved
+        return (grad.transpose(np.argsort(axes)),)
+
+
+class GetItem(Function):
+    """y = a[index]; the gradient is zero but for the elements taken, and adds up where one was taken twice."""
+
+    def forward(self, a: Array, *, index: Any) -> Array:
+        self.save(a.shape, index)
+        return a[index]
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        shape, index = self.saved
+        grad_a = np.zeros(shape, grad.dtype)
+        np.add.at(grad_a, index, grad)
+        return (grad_a,)
+
+
+class Cat(Function):
+    """Tensors joined along one axis; the gradient is cut at the seams."""
+
+    def forward(self, *arrays: Array, dim: int) -> Array:
+        self.save(np.cumsum([a.shape[dim] for a in arrays])[:-1], dim)
+        return np.concatenate(arrays, axis=dim)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        seams, dim = self.saved
+        return tuple(np.split(grad, seams, axis=dim))
+
+
+class Pad(Function):
+    """A frame of one value around the map; the gradient is what lies inside the frame."""
+
+    def forward(self, a: Array, *, padding: tuple[int, int, int, int], value: float) -> Array:
+        left, right, top, bottom = padding
+        self.save(padding)
+        frame = [(0, 0)] * (a.ndim - 2) + [(top, bottom), (left, right)]
+        return np.pad(a, frame, constant_values=value)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        ((left, right, top, bottom),) = self.saved
+        H, W = grad.shape[-2:]
+        return (grad[..., top : H - bottom, left : W - right],)
+
+
+def reshape(x: Tensor, *shape: int) -> Tensor:
+    """Return the same numbers in another shape, ``reshape(x, 2, -1)``; one size may be −1 and is worked out."""
+    return Reshape.apply(x, shape=shape)
+
+
+def transpose(x: Tensor, *axes: int) -> Tensor:
+    """Return x with its axes in the order ``axes``; without any, in reverse order.
+
+    Raises:
+        ValueError: ``axes`` is not a permutation of the axes.
+    """
+    order = tuple(axis % x.ndim for axis in axes) if axes else tuple(reversed(range(x.ndim)))
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"transpose: axes must name each of the {x.ndim} axes once, got {axes}")
+    return Transpose.apply(x, axes=order)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """Return x[index] for any index that NumPy takes."""
+    return GetItem.apply(x, index=index)
+
+
+def cat(xs: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Return the tensors joined along axis ``dim``."""
+    return Cat.apply(*xs, dim=dim)
+
+
+def pad(x: Tensor, padding: int | tuple[int, int, int, int], value: float = 0.0) -> Tensor:
+    """Return x with a frame around its last two axes: one width, or (left, right, top, bottom) as in PyTorch."""
+    frame = (padding,) * 4 if isinstance(padding, int) else padding
+    if len(frame) != 4 or min(frame) < 0:
+        raise ValueError(f"pad: padding must be a width or (left, right, top, bottom), none negative, got {padding!r}")
+    return Pad.apply(x, padding=frame, value=value)

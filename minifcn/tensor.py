@@ -1,0 +1,448 @@
+"""The whole engine: tensors, differentiable functions, and the walk back through the graph.
+
+A `Function` maps arrays to an array and knows how to pull a cotangent back. Applying one to tensors leaves a
+trace, edges that point from an output to the function that made it and on to where its inputs came from::
+
+    x = Tensor([1.0, 2.0], requires_grad=True)            x  (leaf)
+    y = x * x                                            ⇡ ⇡
+    z = y.sum()                                          Mul ⇠ Sum ⇠ z
+    z.backward()
+
+``x`` is used twice, so two gradients reach it and are added: x.grad = 1·x + 1·x. The same happens wherever
+paths meet (a diamond)::
+
+          ⇠ Exp ⇠
+    x                Add ⇠ loss           x.grad = via Exp + via Log
+          ⇠ Log ⇠
+
+`Tensor.backward` visits the functions in an order in which everything that uses an output comes before the
+function that made it, so that each function sees the whole cotangent of its output, once.
+
+Edges never point from an input to what was made of it, and they hold functions, not tensors: there are no
+cycles, and a value that no backward needs is freed as soon as the last variable lets go of it. What backward
+needs is freed function by function while it runs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from minifcn_kernels.dispatch import FLOATS, Policy, current_policy, use_policy
+from minifcn_kernels.jit import Array
+
+from minifcn import anomaly
+
+Scalar: TypeAlias = float | int | np.floating[Any] | np.integer[Any]
+# Where a gradient goes on to: the function that made an input, or a leaf that collects it.
+Node: TypeAlias = "Function | Tensor"
+
+_recording = ContextVar("recording", default=True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing inside this ``with``: outputs do not require gradients, and nothing is kept for a backward."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+class Function:
+    """One differentiable operation; one instance per call.
+
+    A subclass gives two methods, both on plain arrays::
+
+        forward(*arrays, **options) -> array
+        backward(grad) -> tuple of arrays or None, one for each positional input
+
+    If forward computes y = f(x₁, …, xₙ) and ``grad`` is the cotangent ∂loss/∂y, then backward returns
+    ∂loss/∂xᵢ = (∂y/∂xᵢ)ᵀ · grad, in the shape of xᵢ. `save` keeps arrays that backward needs, ``needs[i]`` tells
+    whether anybody wants the gradient of input i (return None where not).
+    """
+
+    # Backward's arrays are always freshly allocated and given away: then a leaf may keep one without a copy.
+    fresh_gradients: ClassVar[bool] = False
+
+    needs: tuple[bool, ...] = ()
+    saved: tuple[Any, ...] = ()
+
+    # The engine's own notes, for the walk back. `_release` clears them.
+    inputs: tuple[Node | None, ...] = ()
+    released: bool = False
+    _shapes: tuple[tuple[int, ...] | None, ...]
+    _dtype: np.dtype[Any]
+    _versions: tuple[tuple[list[int], int], ...]
+    _policy: Policy
+    _line: str = "a line outside detect_anomaly()"
+    _retaining: weakref.ref[Tensor] | None = None
+
+    def forward(self, *arrays: Any, **options: Any) -> Array:
+        """Compute the output array."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        """Pull the output's cotangent back to the inputs."""
+        raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    def save(self, *arrays: Any) -> None:
+        """Keep ``arrays`` for backward, as ``self.saved``."""
+        self.saved = arrays
+
+    @classmethod
+    def apply(cls, *inputs: Any, **options: Any) -> Tensor:
+        """Run forward on the arrays of ``inputs`` and record the call where a gradient may be asked for.
+
+        Inputs are tensors, or constants: arrays of the tensors' dtype, None, or scalars, which take that dtype.
+        """
+        function = cls()
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        dtype = _common_dtype(cls.__name__, tensors)
+        arrays = [x._data if isinstance(x, Tensor) else _constant(cls.__name__, x, dtype) for x in inputs]
+        recording = _recording.get()
+        function.needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        recording = True in function.needs
+        data = np.asarray(function.forward(*arrays, **options))  # NumPy reduces to scalars; a tensor holds arrays
+        if anomaly.detecting():
+            function._line = anomaly.user_line()
+            anomaly.check(cls.__name__, function._line, "the output", data, arrays)
+        output = Tensor._wrap(data, requires_grad=recording)
+        if recording:
+            function._shapes = tuple([None if a is None else a.shape for a in arrays])
+            function._dtype = data.dtype
+            function._versions = tuple([(x._version, x._version[0]) for x in tensors])
+            function._policy = current_policy()
+            function.inputs = tuple(
+                [_node(x) if need else None for x, need in zip(inputs, function.needs, strict=True)]
+            )
+            output._creator = function
+        return output
+
+    def _run_backward(self, grad: Array) -> tuple[Array | None, ...]:
+        """Check that nothing changed since forward, run backward as forward ran, and check what it returns."""
+        name = type(self).__name__
+        for cell, version in self._versions:
+            if cell[0] != version:
+                raise RuntimeError(
+                    f"{name}: an input was changed after the forward that used it (by an optimizer step, "
+                    f"load_state_dict or an assignment to .data), so its gradient would be wrong; "
+                    f"run backward before the change, or the forward again"
+                )
+        if self._policy is current_policy():
+            grads = self.backward(grad)
+        else:
+            with use_policy(self._policy):
+                grads = self.backward(grad)
+        if not isinstance(grads, tuple) or len(grads) != len(self.needs):
+            raise TypeError(
+                f"{name}.backward must return a tuple of {len(self.needs)} gradients (an array or None), got {grads!r}"
+            )
+        for i, (g, shape, need) in enumerate(zip(grads, self._shapes, self.needs, strict=True)):
+            if need and g is not None and (g.shape != shape or g.dtype != self._dtype):
+                raise ValueError(
+                    f"{name}.backward returned a gradient of shape {g.shape} and dtype {g.dtype} for input {i}, "
+                    f"which has shape {shape} and dtype {self._dtype}"
+                )
+        if anomaly.detecting():
+            for i, g in enumerate(grads):
+                anomaly.check(name, self._line, f"the gradient of input {i}", g, [grad])
+        return grads
+
+    def _release(self) -> None:
+        """Let go of everything kept for backward, the user's own attributes included."""
+        self.__dict__.clear()
+        self.released = True
+
+
+class Tensor:
+    """An array that remembers how it was made.
+
+    Args:
+        data: anything NumPy can make an array of. float32 and float64 arrays keep their dtype and are not copied;
+            all else (numbers, lists, integer arrays) becomes float32. Class labels are no tensors: pass plain arrays.
+        requires_grad: whether `backward` should leave a gradient in ``grad``.
+
+    Attributes:
+        grad: ∂loss/∂data after `backward`, an array that shares memory with nothing, or None. It is added to.
+        requires_grad: whether gradients flow to or through this tensor.
+    """
+
+    __slots__ = ("__weakref__", "_creator", "_data", "_version", "grad", "requires_grad")
+
+    # Makes `array * tensor` ask the tensor, instead of multiplying element by element into an object array.
+    __array_ufunc__ = None
+
+    def __init__(self, data: Any, *, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach() it")
+        array = np.asarray(data)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"Tensor(data): data must be numbers, got {array.dtype}")
+        keep = isinstance(data, np.ndarray | np.generic) and array.dtype in FLOATS
+        self._data: Array = array if keep else array.astype(np.float32)
+        self.grad: Array | None = None
+        self.requires_grad = requires_grad
+        self._creator: Function | None = None
+        self._version = [0]  # a cell, so that a function can watch it without holding on to the data
+
+    @classmethod
+    def _wrap(cls, data: Array, *, requires_grad: bool) -> Tensor:
+        """Make the output of a function; skips the conversions of the constructor."""
+        tensor = Tensor.__new__(Tensor)
+        tensor._data = data
+        tensor.grad = None
+        tensor.requires_grad = requires_grad
+        tensor._creator = None
+        tensor._version = [0]
+        return tensor
+
+    @property
+    def data(self) -> Array:
+        """The array itself. Assigning to it (``p.data -= lr * p.grad``) counts as a change of the tensor."""
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(
+                f"data must keep shape {self.shape} and dtype {self.dtype}, got {array.shape} and {array.dtype}"
+            )
+        self._data = array
+        self.mark_changed()
+
+    def mark_changed(self) -> None:
+        """Say that the array was written to in place, so that a backward that relied on the old values raises."""
+        self._version[0] += 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of every axis."""
+        return self._data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._data.ndim
+
+    def backward(self, grad: Array | None = None) -> None:
+        """Add ∂loss/∂leaf to ``grad`` of every leaf that this tensor was made from and that requires a gradient.
+
+        Args:
+            grad: the cotangent ∂loss/∂self. May be left out for a single number, which then is the loss (grad = 1).
+
+        Raises:
+            RuntimeError: nothing here requires a gradient, or backward already ran through part of the graph.
+            ValueError: ``grad`` is missing, or differs from the tensor in shape or dtype.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward: this tensor was made from nothing that requires a gradient")
+        if grad is None:
+            if self._data.size != 1:
+                raise ValueError(f"backward: pass grad, the cotangent; only one number has a default, not {self.shape}")
+            grad = np.ones_like(self._data)
+        elif grad.shape != self.shape or grad.dtype != self.dtype:
+            raise ValueError(
+                f"backward: grad must have shape {self.shape} and dtype {self.dtype}, got {grad.shape} and {grad.dtype}"
+            )
+        _backpropagate(_node(self), grad)
+
+    def _receive(self, grad: Array, *, owned: bool) -> None:
+        """Add to ``self.grad``; it shares memory with nothing, so an array that others may see is copied."""
+        if self.grad is None:
+            self.grad = grad if owned else grad.copy()
+        else:
+            self.grad += grad
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.grad = None
+
+    def detach(self) -> Tensor:
+        """Return a tensor with the same array and no history."""
+        return Tensor._wrap(self._data, requires_grad=False)
+
+    def retain_grad(self) -> None:
+        """Ask for ``grad`` on a tensor that is no leaf, too."""
+        if self._creator is not None:
+            self._creator._retaining = weakref.ref(self)
+
+    def item(self) -> float:
+        """Return the only element as a Python number."""
+        if self._data.size != 1:
+            raise ValueError(f"item: needs a tensor of one element, got shape {self.shape}")
+        return float(self._data.item())
+
+    def numpy(self) -> Array:
+        """Return the array (not a copy)."""
+        return self._data
+
+    def __repr__(self) -> str:
+        op = "leaf" if self._creator is None else type(self._creator).__name__
+        values = np.array2string(self._data, threshold=20, precision=4, separator=", ")
+        grad = ", requires_grad" if self.requires_grad and self._creator is None else ""
+        return f"Tensor({values}, shape={self.shape}, dtype={self.dtype}, op={op}{grad})"
+
+    def __add__(self, other: Tensor | Array | Scalar) -> Tensor:
+        return basic.add(self, other)
+
+    def __radd__(self, other: Array | Scalar) -> Tensor:
+        return basic.add(other, self)
+
+    def __sub__(self, other: Tensor | Array | Scalar) -> Tensor:
+        return basic.sub(self, other)
+
+    def __rsub__(self, other: Array | Scalar) -> Tensor:
+        return basic.sub(other, self)
+
+    def __mul__(self, other: Tensor | Array | Scalar) -> Tensor:
+        return basic.mul(self, other)
+
+    def __rmul__(self, other: Array | Scalar) -> Tensor:
+        return basic.mul(other, self)
+
+    def __truediv__(self, other: Tensor | Array | Scalar) -> Tensor:
+        return basic.div(self, other)
+
+    def __rtruediv__(self, other: Array | Scalar) -> Tensor:
+        return basic.div(other, self)
+
+    def __pow__(self, exponent: Scalar) -> Tensor:
+        return basic.pow(self, exponent)
+
+    def __matmul__(self, other: Tensor | Array) -> Tensor:
+        return basic.matmul(self, other)
+
+    def __rmatmul__(self, other: Array) -> Tensor:
+        return basic.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return basic.neg(self)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return movement.getitem(self, index)
+
+    def sum(self, dim: reduction.Dim = None, keepdim: bool = False) -> Tensor:
+        """See `ops.sum`."""
+        return reduction.sum(self, dim, keepdim)
+
+    def mean(self, dim: reduction.Dim = None, keepdim: bool = False) -> Tensor:
+        """See `ops.mean`."""
+        return reduction.mean(self, dim, keepdim)
+
+    def max(self, dim: reduction.Dim = None, keepdim: bool = False) -> Tensor:
+        """See `ops.max`."""
+        return reduction.max(self, dim, keepdim)
+
+    def reshape(self, *shape: int) -> Tensor:
+        """See `ops.reshape`."""
+        return movement.reshape(self, *shape)
+
+    def transpose(self, *axes: int) -> Tensor:
+        """See `ops.transpose`."""
+        return movement.transpose(self, *axes)
+
+    def exp(self) -> Tensor:
+        """See `ops.exp`."""
+        return basic.exp(self)
+
+    def log(self) -> Tensor:
+        """See `ops.log`."""
+        return basic.log(self)
+
+    def sqrt(self) -> Tensor:
+        """See `ops.sqrt`."""
+        return basic.sqrt(self)
+
+
+def _common_dtype(op: str, tensors: list[Tensor]) -> np.dtype[Any] | None:
+    dtype = tensors[0]._data.dtype if tensors else None
+    for tensor in tensors:
+        if tensor._data.dtype != dtype:
+            raise TypeError(f"{op}: mixes {dtype} and {tensor._data.dtype} tensors; convert one of them")
+    return dtype
+
+
+def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
+    """Make a constant operand an array; nothing that is not a tensor changes the result's dtype."""
+    if value is None:
+        return None
+    if dtype is not None and isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype != dtype:
+        raise TypeError(f"{op}: mixes a {dtype} tensor and a {value.dtype} array; convert one of them")
+    return np.asarray(value, dtype)
+
+
+def _node(tensor: Tensor) -> Node:
+    return tensor if tensor._creator is None else tensor._creator
+
+
+def _backpropagate(root: Node, grad: Array) -> None:
+    """Walk from ``root`` to the leaves, adding up the cotangents that reach a node before they go on from it."""
+    pending: dict[Node, Array] = {root: grad}
+    owned: set[Node] = set()  # nodes whose pending array nobody else can see, so that it may be added to in place
+    order = _topological_order(root)
+    while order:
+        function = order.pop()
+        cotangent = pending.pop(function, None)
+        owned.discard(function)
+        if cotangent is not None:  # None: every function that used this output returned None for it
+            if function._retaining is not None and (tensor := function._retaining()) is not None:
+                tensor._receive(cotangent, owned=False)
+            for source, g in zip(function.inputs, function._run_backward(cotangent), strict=True):
+                if source is None or g is None:
+                    continue
+                if source not in pending:
+                    pending[source] = np.asarray(g)
+                    if function.fresh_gradients:
+                        owned.add(source)
+                elif source in owned:
+                    pending[source] += g
+                else:
+                    pending[source] = np.asarray(pending[source] + g)
+                    owned.add(source)
+        function._release()
+    for leaf, total in pending.items():
+        assert isinstance(leaf, Tensor)
+        leaf._receive(total, owned=leaf in owned)
+
+
+def _topological_order(root: Node) -> list[Function]:
+    """Return the functions that ``root`` was made by, each behind all that its own inputs were made by.
+
+    Depth first with a stack of our own: a chain of 10,000 functions is deeper than Python's recursion.
+    """
+    if isinstance(root, Tensor):
+        return []
+    order: list[Function] = []
+    seen: set[Node] = {root}
+    stack = [(root, iter(root.inputs))]
+    while stack:
+        function, sources = stack[-1]
+        if function.released:
+            raise RuntimeError(
+                "backward: part of this graph was already walked by an earlier backward, which freed what it kept; "
+                "run the forward again, or add the losses and call backward once"
+            )
+        for source in sources:
+            if isinstance(source, Function) and source not in seen:
+                seen.add(source)
+                stack.append((source, iter(source.inputs)))
+                break
+        else:  # everything behind this function is in order already
+            order.append(function)
+            stack.pop()
+    return order
+
+
+# The operators' algebra stands on the classes above, so it comes last: the one import of this house that runs upwards.
+from minifcn.ops import basic, movement, reduction  # noqa: E402
