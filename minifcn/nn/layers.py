@@ -1,7 +1,7 @@
 """Layers: an op together with its options and parameters. Names and arguments are PyTorch's; layout is NCHW."""
 
 import numpy as np
-from minifcn_kernels.spatial import IntOrPair, Pair, pair
+from minifcn_kernels.spatial import IntOrPair, pair
 
 from minifcn import ops
 from minifcn.nn import init
@@ -35,8 +35,8 @@ class Conv2d(Module):
         self.padding = pair("padding", padding, minimum=0)
         self.dilation = pair("dilation", dilation, minimum=1)
         self.groups = groups
-        shape = (out_channels, in_channels // groups, *pair("kernel_size", kernel_size, minimum=1))
-        self.weight = Parameter(init.he_normal(shape, rng))
+        self.kernel_size = pair("kernel_size", kernel_size, minimum=1)
+        self.weight = Parameter(init.he_normal((out_channels, in_channels // groups, *self.kernel_size), rng))
         self.bias = _bias(out_channels) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Conv2d(Module):
         )
 
     def window(self) -> Window:
-        return Window(self.weight.shape[2:], self.stride, self.padding, self.dilation)
+        return Window(self.kernel_size, self.stride, self.padding, self.dilation)
 
 
 class ConvTranspose2d(Module):
@@ -76,8 +76,8 @@ class ConvTranspose2d(Module):
         self.output_padding = pair("output_padding", output_padding, minimum=0)
         self.dilation = pair("dilation", dilation, minimum=1)
         self.groups = groups
-        shape = (in_channels, out_channels // groups, *pair("kernel_size", kernel_size, minimum=1))
-        self.weight = Parameter(init.he_normal(shape, rng))
+        self.kernel_size = pair("kernel_size", kernel_size, minimum=1)
+        self.weight = Parameter(init.he_normal((in_channels, out_channels // groups, *self.kernel_size), rng))
         self.bias = _bias(out_channels) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class ConvTranspose2d(Module):
 
     def window(self) -> Window:
         return Window(
-            self.weight.shape[2:],
+            self.kernel_size,
             self.stride,
             self.padding,
             self.dilation,

@@ -56,15 +56,15 @@ class Module:
     def window(self) -> Geometry:
         """Return what the module does to space: `Window`, `Chain` or `Fork`; ``Window()`` for element-wise layers."""
         raise TypeError(
-            f"{type(self).__name__} has no window(): define one that returns its nn.Window(kernel, stride, padding, …), "
-            f"or nn.Window() if every output pixel depends on the input pixel at its own place only"
+            f"{type(self).__name__} has no window(): define one that returns nn.Window(kernel, stride, padding, …), "
+            f"or nn.Window() if an output pixel depends on the input pixel at its own place only"
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, list | tuple) and any(isinstance(v, Module | Parameter) for v in value):
             raise TypeError(
-                f"{type(self).__name__}.{name}: modules in a {type(value).__name__} would be neither found nor trained; "
-                f"use nn.Sequential, or one attribute each"
+                f"{type(self).__name__}.{name}: modules in a {type(value).__name__} would be neither found nor "
+                f"trained; use nn.Sequential, or one attribute each"
             )
         super().__setattr__(name, value)
         if isinstance(value, Module):
@@ -133,8 +133,9 @@ class Module:
             parameter.zero_grad()
 
     def _describe(self) -> str:
-        """Return what `repr` shows between the parentheses, for a module without children."""
-        return ", ".join(f"{name}={value.shape}" for name, value in vars(self).items() if isinstance(value, Parameter))
+        """Return what `repr` shows between the parentheses of a module without children: its options and shapes."""
+        shown = {name: value for name, value in vars(self).items() if name not in ("path", "training")}
+        return ", ".join(f"{n}={v.shape if isinstance(v, Parameter) else v}" for n, v in shown.items())
 
     def __repr__(self) -> str:
         children = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
