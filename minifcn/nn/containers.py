@@ -28,10 +28,21 @@ class Sequential(Module):
     """Modules one after another: ``Sequential(a, b)`` or, with names, ``Sequential({"conv1": a, "relu1": b})``.
 
     Indexing by number or by name gives a layer.
+
+    Args:
+        modules: the layers, in order.
+        taps: for a net that is to become the backbone of an FCN, which layer's output represents each stride, and
+            how many channels it has: ``{32: ("drop7", 128), 16: ("pool4", 64)}``.
     """
 
-    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+    def __init__(
+        self, *modules: Module | Mapping[str, Module], taps: Mapping[int, tuple[str, int]] | None = None
+    ) -> None:
         _adopt(self, modules)
+        self.taps = dict(taps or {})
+        for stride, (name, _) in self.taps.items():
+            if not isinstance(vars(self).get(name), Module):
+                raise ValueError(f"Sequential: taps[{stride}] names {name!r}, which is none of its layers")
 
     def forward(self, x: Any) -> Any:
         for _, module in self.named_children():

@@ -1,0 +1,54 @@
+# Two commands are enough on a fresh machine with Python ≥ 3.11, pip, make and git: `make demo` and `make test`.
+# Each makes .venv and installs what it needs, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint check thorough boundscheck nojit wheel clean
+
+help:
+	@echo "make demo    train a classifier and FCN-32s, 16s, 8s on real digits; pictures and weights in runs/demo"
+	@echo "make test    lint, types and the test suite (minutes)"
+	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, the wheel"
+	@echo "make clean   remove .venv and caches; runs/ stays"
+
+.venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minifcn needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+# The stamps are older than pyproject.toml when what is to be installed may have changed.
+.venv/demo.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	touch $@
+
+.venv/dev.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: .venv/demo.stamp
+	$(BIN)/minifcn demo
+
+test: lint
+	$(BIN)/pytest -n 2
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+check: thorough boundscheck nojit wheel
+
+thorough: .venv/dev.stamp
+	MINIFCN_TEST_PROFILE=thorough $(BIN)/pytest -n 2
+
+boundscheck: .venv/dev.stamp
+	NUMBA_BOUNDSCHECK=1 $(BIN)/pytest -n 2 tests/kernels
+
+nojit: .venv/dev.stamp
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 tests/kernels
+
+wheel: .venv/dev.stamp
+	$(BIN)/pytest -m slow
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

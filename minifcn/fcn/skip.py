@@ -1,0 +1,208 @@
+"""FCN-32s, 16s, 8s: combining what a net saw at several strides (FCN §4.2)."""
+
+from copy import copy
+from typing import Literal, Self
+
+import numpy as np
+from minifcn_kernels.spatial import Pair
+
+from minifcn import nn, ops
+from minifcn.fcn.geometry import minimum_padding, plan_skips
+from minifcn.nn.window import Chain, Geometry, Window
+from minifcn.tensor import Tensor
+
+
+class FCN(nn.Module):
+    """A fully convolutional net: one score per class for every pixel of an image of any size.
+
+    ::
+
+        image → backbone → map of stride 32 → score ─ upsample 2× ─┐
+                        └→ map of stride 16 → score ────── crop ─ add ─ upsample 2× ─┐
+                        └→ map of stride  8 → score ──────────────────────── crop ─ add ─ upsample 8× ─ crop → scores
+
+    Each tapped map is scored by a 1×1 convolution, zero at first, so that a skip added to a trained net changes
+    nothing until it has learned something. Upsampling starts as bilinear interpolation. All crops are derived from
+    the geometry of the layers, see `geometry.plan_skips`.
+
+    Args:
+        backbone: a `convolutionalize`\\ d classifier, or any `nn.Sequential` that declares its ``taps``. It is used,
+            not copied, up to the layer tapped at stride 32; only its first convolution is given a new padding.
+        num_classes: scores per pixel.
+        stride: of the finest map that is scored: 32, 16, 8 or another one of the taps.
+        upsampling: ``"fixed"`` keeps all upsampling bilinear; ``"learned"`` trains the intermediate ones, and the
+            final one stays bilinear (FCN §3.3).
+        padding: of the first convolution; by default the smallest with which images of every size get all their
+            scores. Less will do if no image is small.
+
+    Raises:
+        TypeError: the backbone does not follow the protocol.
+        ValueError: no tap has the stride, or the geometry cannot align (`geometry.GeometryError`).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Sequential,
+        num_classes: int,
+        *,
+        stride: int = 32,
+        upsampling: Literal["fixed", "learned"] = "fixed",
+        padding: int | None = None,
+    ) -> None:
+        if upsampling not in ("fixed", "learned"):
+            raise ValueError(f"FCN: upsampling must be 'fixed' or 'learned', got {upsampling!r}")
+        taps = _chosen_taps(backbone, stride)
+        if padding is None:
+            padding = minimum_padding(_tap_windows(backbone, taps))
+        self.backbone = _padded(backbone, taps, padding)
+        self.taps = {stride: name for stride, (name, _) in taps.items()}
+        self.plan = plan_skips(_tap_windows(self.backbone, taps))
+        self.num_classes = num_classes
+        self.score = nn.Sequential(
+            {f"stride{s}": _score_layer(channels, num_classes) for s, (_, channels) in taps.items()}
+        )
+        coarse = list(taps)[:-1]
+        learned = upsampling == "learned"
+        upsample = {
+            f"stride{s}": _bilinear_layer(num_classes, fusion.upsample, learned=learned)
+            for s, fusion in zip(coarse, self.plan.fusions, strict=True)
+        }
+        self.upsample = nn.Sequential(
+            upsample | {"final": _bilinear_layer(num_classes, self.plan.upsample, learned=False)}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scores (N, num_classes, H, W) of images x (N, C, H, W)."""
+        H, W = x.shape[2:]
+        if not self.plan.covers((H, W)).all():
+            raise ValueError(
+                f"FCN: images of {H}×{W} leave pixels without a score at this padding; build the net with "
+                f"padding=None, which is enough for every size"
+            )
+        maps = self._tapped_maps(x)
+        coarsest, *_ = self.taps
+        scores = self.score[f"stride{coarsest}"](maps[coarsest])
+        for coarse, fusion in zip(self.taps, self.plan.fusions, strict=False):
+            up = self.upsample[f"stride{coarse}"](scores)
+            fine = self.score[f"stride{fusion.stride}"](maps[fusion.stride])
+            size = _common_size(up.shape[2:], fusion.coarse_offset, fine.shape[2:], fusion.fine_offset)
+            if size != up.shape[2:]:
+                up = ops.crop(up, fusion.coarse_offset, size)
+            scores = ops.fuse(up, fine, fusion.fine_offset)
+        return ops.crop(self.upsample["final"](scores), self.plan.offset, (H, W))
+
+    def start_from(self, coarser: "FCN") -> Self:
+        """Copy the parameters that ``coarser`` has, too: the backbone, its scores and intermediate upsampling.
+
+        What is new here, the finer score layer, keeps its zeros; so the net starts where the coarser one ended,
+        but for the interpolation. Returns the net.
+
+        Raises:
+            ValueError: ``coarser`` has another backbone or number of classes, or is not coarser.
+        """
+        mine = dict(self.named_parameters())
+        theirs = {n: p for n, p in coarser.named_parameters() if not n.startswith("upsample.final")}
+        unknown = [n for n, p in theirs.items() if n not in mine or mine[n].shape != p.shape]
+        if unknown:
+            raise ValueError(f"start_from: the coarser net's {', '.join(unknown[:5])} have no place in this one")
+        for name, parameter in theirs.items():
+            mine[name].data[...] = parameter.data
+            mine[name].mark_changed()
+        return self
+
+    def _tapped_maps(self, x: Tensor) -> dict[int, Tensor]:
+        strides = {name: stride for stride, name in self.taps.items()}
+        maps = {}
+        for name, layer in self.backbone.named_children():
+            x = layer(x)
+            if name in strides:
+                maps[strides[name]] = x
+        return maps
+
+    def paths(self) -> dict[str, Geometry]:
+        """Return for every layer, by its path in the net, what lies between the image and its output.
+
+        Scores pass through the crops of the skips on their way; those only move the first output, and are left out.
+        """
+        backbone = running_windows(self.backbone)
+        paths: dict[str, Geometry] = {f"backbone.{name}": window for name, window in backbone.items()}
+        paths |= {f"score.stride{stride}": backbone[name] for stride, name in self.taps.items()}
+        so_far = backbone[self.taps[max(self.taps)]]
+        windows = {f"stride{s}": f.upsample for s, f in zip(self.taps, self.plan.fusions, strict=False)}
+        for name, window in (windows | {"final": self.plan.upsample}).items():
+            so_far = Chain([so_far, window])
+            paths[f"upsample.{name}"] = so_far
+        return paths
+
+    def window(self) -> Window:
+        """Return the identity: whatever happens inside, each score lies over its pixel."""
+        return Window()
+
+
+def running_windows(net: nn.Sequential) -> dict[str, Geometry]:
+    """Return for each layer of ``net``, by name, what the net does to space up to and with that layer."""
+    windows: dict[str, Geometry] = {}
+    so_far = Chain([])
+    for name, layer in net.named_children():
+        so_far = Chain([so_far, layer.window()])
+        windows[name] = so_far
+    return windows
+
+
+def _chosen_taps(backbone: nn.Sequential, finest: int) -> dict[int, tuple[str, int]]:
+    """Return the taps from the coarsest to stride ``finest``."""
+    if not isinstance(backbone, nn.Sequential) or not backbone.taps:
+        raise TypeError(
+            f"FCN: the backbone must be an nn.Sequential with taps={{stride: (layer name, channels)}}, "
+            f"got {type(backbone).__name__}"
+        )
+    if finest not in backbone.taps:
+        raise ValueError(f"FCN: stride must be one of the backbone's taps {sorted(backbone.taps)}, got {finest}")
+    return {s: backbone.taps[s] for s in sorted(backbone.taps, reverse=True) if s >= finest}
+
+
+def _tap_windows(backbone: nn.Sequential, taps: dict[int, tuple[str, int]]) -> dict[int, Geometry]:
+    """Return what the backbone does to space up to each tapped layer."""
+    windows = running_windows(backbone)
+    return {stride: windows[name] for stride, (name, _) in taps.items()}
+
+
+def _padded(backbone: nn.Sequential, taps: dict[int, tuple[str, int]], padding: int) -> nn.Sequential:
+    """Return the backbone up to its coarsest tap, the same layers but for the first convolution's padding."""
+    last = max(taps)
+    layers: dict[str, nn.Module] = {}
+    seen_window = False
+    for name, layer in backbone.named_children():
+        if not seen_window and layer.window() != Window():
+            if not isinstance(layer, nn.Conv2d):
+                raise TypeError(
+                    f"FCN: the backbone's first layer with a window, {name}, must be an nn.Conv2d, which can pad the "
+                    f"image, got {type(layer).__name__}"
+                )
+            layer, seen_window = copy(layer), True
+            layer.padding = (padding, padding)
+        layers[name] = layer
+        if name == taps[last][0]:
+            break
+    return nn.Sequential(layers, taps=taps)
+
+
+def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, num_classes, 1)
+    layer.weight.data[...] = 0
+    return layer
+
+
+def _bilinear_layer(num_classes: int, window: Window, *, learned: bool) -> nn.ConvTranspose2d:
+    """Return bilinear upsampling; fixed, each class is a group of its own, so that it costs C filters and not C²."""
+    groups = 1 if learned else num_classes
+    layer = nn.ConvTranspose2d(num_classes, num_classes, window.kernel, window.stride, groups=groups, bias=False)
+    weights = nn.init.bilinear(num_classes, window.kernel, groups=groups)
+    layer.weight = nn.Parameter(weights, lr_multiplier=1.0 if learned else 0.0)
+    return layer
+
+
+def _common_size(coarse: tuple[int, ...], coarse_offset: Pair, fine: tuple[int, ...], fine_offset: Pair) -> Pair:
+    """Return the size of what two maps share when each begins at its offset."""
+    left_over = np.minimum(np.subtract(coarse, coarse_offset), np.subtract(fine, fine_offset))
+    return int(left_over[0]), int(left_over[1])
