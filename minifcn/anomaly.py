@@ -1,5 +1,6 @@
 """`detect_anomaly`: stop at the op that makes a NaN or an infinity, and say where it was called."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
+
 from minifcn_kernels.jit import Array
 
 _detecting = ContextVar("detecting", default=False)
@@ -33,7 +35,7 @@ def detecting() -> bool:
 
 def user_line() -> str:
     """Return ``file:line`` of the innermost caller outside the minifcn package."""
-    package = str(Path(__file__).parent)
+    package = f"{Path(__file__).parent}{os.sep}"
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame = frame.f_back

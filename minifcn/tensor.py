@@ -32,10 +32,10 @@ from contextvars import ContextVar
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-from minifcn_kernels.dispatch import FLOATS, Policy, current_policy, use_policy
-from minifcn_kernels.jit import Array
 
 from minifcn import anomaly
+from minifcn_kernels.dispatch import FLOATS, Policy, current_policy, use_policy
+from minifcn_kernels.jit import Array
 
 Scalar: TypeAlias = float | int | np.floating[Any] | np.integer[Any]
 # Where a gradient goes on to: the function that made an input, or a leaf that collects it.
@@ -73,12 +73,13 @@ class Function:
     needs: tuple[bool, ...] = ()
     saved: tuple[Any, ...] = ()
 
-    # The engine's own notes, for the walk back. `_release` clears them.
-    inputs: tuple[Node | None, ...] = ()
+    # The engine's own notes, for the walk back and for `trace`. `_release` clears them.
+    inputs: tuple[Node | None, ...] = ()  # None for an input that wants no gradient
     released: bool = False
-    _shapes: tuple[tuple[int, ...] | None, ...]
+    _input_shapes: tuple[tuple[int, ...] | None, ...]
+    _shape: tuple[int, ...]
     _dtype: np.dtype[Any]
-    _versions: tuple[tuple[list[int], int], ...]
+    _versions: list[tuple[list[int], int]]
     _policy: Policy
     _line: str = "a line outside detect_anomaly()"
     _retaining: weakref.ref[Tensor] | None = None
@@ -99,39 +100,43 @@ class Function:
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run forward on the arrays of ``inputs`` and record the call where a gradient may be asked for.
 
-        Inputs are tensors, or constants: arrays of the tensors' dtype, None, or scalars, which take that dtype.
+        Inputs are tensors of one dtype, or constants: arrays of that dtype, None, or scalars, which take it.
         """
-        function = cls()
+        function, name = cls(), cls.__name__
         tensors = [x for x in inputs if isinstance(x, Tensor)]
-        dtype = _common_dtype(cls.__name__, tensors)
-        arrays = [x._data if isinstance(x, Tensor) else _constant(cls.__name__, x, dtype) for x in inputs]
+        dtype = _common_dtype(name, tensors)
+        arrays = [x._data if isinstance(x, Tensor) else _constant(name, x, dtype) for x in inputs]
         recording = _recording.get()
         function.needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
-        recording = True in function.needs
         data = np.asarray(function.forward(*arrays, **options))  # NumPy reduces to scalars; a tensor holds arrays
+        if dtype is not None and data.dtype != dtype:
+            raise TypeError(f"{name}.forward must return the dtype of its inputs, {dtype}, got {data.dtype}")
         if anomaly.detecting():
             function._line = anomaly.user_line()
-            anomaly.check(cls.__name__, function._line, "the output", data, arrays)
-        output = Tensor._wrap(data, requires_grad=recording)
-        if recording:
-            function._shapes = tuple([None if a is None else a.shape for a in arrays])
-            function._dtype = data.dtype
-            function._versions = tuple([(x._version, x._version[0]) for x in tensors])
-            function._policy = current_policy()
-            function.inputs = tuple(
-                [_node(x) if need else None for x, need in zip(inputs, function.needs, strict=True)]
-            )
+            anomaly.check(name, function._line, "the output", data, arrays)
+        output = Tensor._wrap(data)
+        memory = data if data.base is None else data.base
+        for x in tensors:
+            if x._data is memory or x._data.base is memory:
+                output._version = x._version  # a view changes whenever the input does
+        if True in function.needs:
+            output.requires_grad = True
             output._creator = function
+            function.inputs = tuple([_node(x) if need else None for x, need in zip(inputs, function.needs)])
+            function._input_shapes = tuple([None if a is None else a.shape for a in arrays])
+            function._shape, function._dtype = data.shape, data.dtype
+            function._versions = [(x._version, x._version[0]) for x in (*tensors, output)]
+            function._policy = current_policy()
         return output
 
-    def _run_backward(self, grad: Array) -> tuple[Array | None, ...]:
-        """Check that nothing changed since forward, run backward as forward ran, and check what it returns."""
+    def _run_backward(self, grad: Array) -> list[tuple[Node, Array]]:
+        """Run backward as forward ran; return its gradients, checked, each with the node that it goes on to."""
         name = type(self).__name__
         for cell, version in self._versions:
             if cell[0] != version:
                 raise RuntimeError(
-                    f"{name}: an input was changed after the forward that used it (by an optimizer step, "
-                    f"load_state_dict or an assignment to .data), so its gradient would be wrong; "
+                    f"{name}: an input or the output was changed after the forward (by an optimizer step, "
+                    f"load_state_dict or an assignment to .data), so the gradient would be wrong; "
                     f"run backward before the change, or the forward again"
                 )
         if self._policy is current_policy():
@@ -139,20 +144,24 @@ class Function:
         else:
             with use_policy(self._policy):
                 grads = self.backward(grad)
-        if not isinstance(grads, tuple) or len(grads) != len(self.needs):
+        if not isinstance(grads, tuple) or len(grads) != len(self.inputs):
             raise TypeError(
-                f"{name}.backward must return a tuple of {len(self.needs)} gradients (an array or None), got {grads!r}"
+                f"{name}.backward must return a tuple of {len(self.inputs)} gradients (an array or None), got {grads!r}"
             )
-        for i, (g, shape, need) in enumerate(zip(grads, self._shapes, self.needs, strict=True)):
-            if need and g is not None and (g.shape != shape or g.dtype != self._dtype):
+        checked = []
+        for i, (node, g) in enumerate(zip(self.inputs, grads, strict=True)):
+            if node is None or g is None:
+                continue
+            g = np.asarray(g)
+            if g.shape != self._input_shapes[i] or g.dtype != self._dtype:
                 raise ValueError(
                     f"{name}.backward returned a gradient of shape {g.shape} and dtype {g.dtype} for input {i}, "
-                    f"which has shape {shape} and dtype {self._dtype}"
+                    f"which has shape {self._input_shapes[i]} and dtype {self._dtype}"
                 )
-        if anomaly.detecting():
-            for i, g in enumerate(grads):
+            if anomaly.detecting():
                 anomaly.check(name, self._line, f"the gradient of input {i}", g, [grad])
-        return grads
+            checked.append((node, g))
+        return checked
 
     def _release(self) -> None:
         """Let go of everything kept for backward, the user's own attributes included."""
@@ -192,12 +201,12 @@ class Tensor:
         self._version = [0]  # a cell, so that a function can watch it without holding on to the data
 
     @classmethod
-    def _wrap(cls, data: Array, *, requires_grad: bool) -> Tensor:
-        """Make the output of a function; skips the conversions of the constructor."""
+    def _wrap(cls, data: Array) -> Tensor:
+        """Make a tensor without history; skips the conversions of the constructor."""
         tensor = Tensor.__new__(Tensor)
         tensor._data = data
         tensor.grad = None
-        tensor.requires_grad = requires_grad
+        tensor.requires_grad = False
         tensor._creator = None
         tensor._version = [0]
         return tensor
@@ -209,6 +218,7 @@ class Tensor:
 
     @data.setter
     def data(self, array: Array) -> None:
+        array = np.asarray(array)
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"data must keep shape {self.shape} and dtype {self.dtype}, got {array.shape} and {array.dtype}"
@@ -243,7 +253,7 @@ class Tensor:
 
         Raises:
             RuntimeError: nothing here requires a gradient, or backward already ran through part of the graph.
-            ValueError: ``grad`` is missing, or differs from the tensor in shape or dtype.
+            TypeError, ValueError: ``grad`` is missing, no array, or differs from the tensor in shape or dtype.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: this tensor was made from nothing that requires a gradient")
@@ -251,6 +261,8 @@ class Tensor:
             if self._data.size != 1:
                 raise ValueError(f"backward: pass grad, the cotangent; only one number has a default, not {self.shape}")
             grad = np.ones_like(self._data)
+        elif not isinstance(grad, np.ndarray):
+            raise TypeError(f"backward: grad must be an array, got {type(grad).__name__}")
         elif grad.shape != self.shape or grad.dtype != self.dtype:
             raise ValueError(
                 f"backward: grad must have shape {self.shape} and dtype {self.dtype}, got {grad.shape} and {grad.dtype}"
@@ -270,7 +282,9 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor with the same array and no history."""
-        return Tensor._wrap(self._data, requires_grad=False)
+        tensor = Tensor._wrap(self._data)
+        tensor._version = self._version
+        return tensor
 
     def retain_grad(self) -> None:
         """Ask for ``grad`` on a tensor that is no leaf, too."""
@@ -388,9 +402,14 @@ def _node(tensor: Tensor) -> Node:
 
 def _backpropagate(root: Node, grad: Array) -> None:
     """Walk from ``root`` to the leaves, adding up the cotangents that reach a node before they go on from it."""
+    order = topological_order(root)
+    if any([function.released for function in order]):
+        raise RuntimeError(
+            "backward: part of this graph was already walked by an earlier backward, which freed what it kept; "
+            "run the forward again, or add the losses and call backward once"
+        )
     pending: dict[Node, Array] = {root: grad}
     owned: set[Node] = set()  # nodes whose pending array nobody else can see, so that it may be added to in place
-    order = _topological_order(root)
     while order:
         function = order.pop()
         cotangent = pending.pop(function, None)
@@ -398,25 +417,23 @@ def _backpropagate(root: Node, grad: Array) -> None:
         if cotangent is not None:  # None: every function that used this output returned None for it
             if function._retaining is not None and (tensor := function._retaining()) is not None:
                 tensor._receive(cotangent, owned=False)
-            for source, g in zip(function.inputs, function._run_backward(cotangent), strict=True):
-                if source is None or g is None:
-                    continue
-                if source not in pending:
-                    pending[source] = np.asarray(g)
+            for node, g in function._run_backward(cotangent):
+                if node not in pending:
+                    pending[node] = g
                     if function.fresh_gradients:
-                        owned.add(source)
-                elif source in owned:
-                    pending[source] += g
+                        owned.add(node)
+                elif node in owned:
+                    pending[node] += g
                 else:
-                    pending[source] = np.asarray(pending[source] + g)
-                    owned.add(source)
+                    pending[node] = np.asarray(pending[node] + g)
+                    owned.add(node)
         function._release()
     for leaf, total in pending.items():
         assert isinstance(leaf, Tensor)
         leaf._receive(total, owned=leaf in owned)
 
 
-def _topological_order(root: Node) -> list[Function]:
+def topological_order(root: Node) -> list[Function]:
     """Return the functions that ``root`` was made by, each behind all that its own inputs were made by.
 
     Depth first with a stack of our own: a chain of 10,000 functions is deeper than Python's recursion.
@@ -427,16 +444,11 @@ def _topological_order(root: Node) -> list[Function]:
     seen: set[Node] = {root}
     stack = [(root, iter(root.inputs))]
     while stack:
-        function, sources = stack[-1]
-        if function.released:
-            raise RuntimeError(
-                "backward: part of this graph was already walked by an earlier backward, which freed what it kept; "
-                "run the forward again, or add the losses and call backward once"
-            )
-        for source in sources:
-            if isinstance(source, Function) and source not in seen:
-                seen.add(source)
-                stack.append((source, iter(source.inputs)))
+        function, nodes = stack[-1]
+        for node in nodes:
+            if isinstance(node, Function) and node not in seen:
+                seen.add(node)
+                stack.append((node, iter(node.inputs)))
                 break
         else:  # everything behind this function is in order already
             order.append(function)

@@ -20,10 +20,10 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from minifcn_kernels.spatial import Pair
 
 from minifcn.nn.coordinates import CoordinateMap
 from minifcn.nn.window import AXES, Chain, Geometry, IntArray, ReceptiveField, Window
+from minifcn_kernels.spatial import Pair
 
 Maps: TypeAlias = tuple[CoordinateMap, CoordinateMap]  # (vertical, horizontal)
 Sides: TypeAlias = int | IntArray

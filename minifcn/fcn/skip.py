@@ -4,12 +4,12 @@ from copy import copy
 from typing import Literal, Self
 
 import numpy as np
-from minifcn_kernels.spatial import Pair
 
 from minifcn import nn, ops
 from minifcn.fcn.geometry import minimum_padding, plan_skips
 from minifcn.nn.window import Chain, Geometry, Window
 from minifcn.tensor import Tensor
+from minifcn_kernels.spatial import Pair
 
 
 class FCN(nn.Module):

@@ -3,8 +3,9 @@
 import math
 
 import numpy as np
+
 from minifcn_kernels.jit import Array
-from minifcn_kernels.spatial import Pair
+from minifcn_kernels.spatial import IntOrPair, pair
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None = None) -> Array:
@@ -22,18 +23,19 @@ def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None = None) ->
     return (rng.standard_normal(shape) * math.sqrt(2 / fan_in)).astype(np.float32)
 
 
-def bilinear(channels: int, kernel: Pair, *, groups: int = 1) -> Array:
-    """Return weights (channels, channels/groups, *kernel) with which a transposed convolution interpolates (FCN §3.3).
+def bilinear(channels: int, kernel: IntOrPair, *, groups: int = 1) -> Array:
+    """Return weights (channels, channels/groups, R, S) with which a transposed convolution interpolates (FCN §3.3).
 
     Each channel is upsampled alone: the filter stands on the channel diagonal. Along one axis of size k it is the
     triangle 1 − |i − centre| / factor with factor = ⌊(k + 1)/2⌋ and its peak in the middle, at (k − 1)/2.
     With kernel 2f − 1 and stride f this is exact interpolation; with kernel 2f, half a pixel to the side.
     """
+    sizes = pair("kernel", kernel, minimum=1)
     triangles = []
-    for size in kernel:
+    for size in sizes:
         factor = (size + 1) // 2
         triangles.append(1 - np.abs(np.arange(size) - (size - 1) / 2) / factor)
-    weights = np.zeros((channels, channels // groups, *kernel), np.float32)
+    weights = np.zeros((channels, channels // groups, *sizes), np.float32)
     per_group = channels // groups
     for channel in range(channels):
         weights[channel, channel % per_group] = np.outer(*triangles)

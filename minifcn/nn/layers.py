@@ -1,13 +1,13 @@
 """Layers: an op together with its options and parameters. Names and arguments are PyTorch's; layout is NCHW."""
 
 import numpy as np
-from minifcn_kernels.spatial import IntOrPair, pair
 
 from minifcn import ops
 from minifcn.nn import init
 from minifcn.nn.module import Module, Parameter
 from minifcn.nn.window import Window
 from minifcn.tensor import Tensor
+from minifcn_kernels.spatial import IntOrPair, pair
 
 
 def _bias(channels: int) -> Parameter:

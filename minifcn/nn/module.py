@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
-from minifcn_kernels.jit import Array
 
 from minifcn.nn.state import check_state
 from minifcn.nn.window import Geometry
 from minifcn.tensor import Tensor
+from minifcn_kernels.jit import Array
 
 
 class Parameter(Tensor):

@@ -24,9 +24,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from minifcn_kernels.spatial import IntOrPair, Pair, pair
 
 from minifcn.nn.coordinates import CoordinateMap
+from minifcn_kernels.spatial import IntOrPair, Pair, pair
 
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 Side = TypeVar("Side", int, IntArray)

@@ -1,9 +1,9 @@
 """Activations: ReLU, softmax, log-softmax, dropout. In the comments, g is the cotangent of the output."""
 
 import numpy as np
-from minifcn_kernels.jit import Array
 
 from minifcn.tensor import Function, Tensor
+from minifcn_kernels.jit import Array
 
 
 class ReLU(Function):

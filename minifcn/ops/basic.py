@@ -7,9 +7,9 @@ it repeated (`_sum_to`). In the comments, g is the cotangent of the output.
 from typing import TypeAlias
 
 import numpy as np
-from minifcn_kernels.jit import Array
 
 from minifcn.tensor import Function, Scalar, Tensor
+from minifcn_kernels.jit import Array
 
 Operand: TypeAlias = Tensor | Array | Scalar
 
@@ -189,8 +189,12 @@ def neg(a: Tensor) -> Tensor:
 
 
 def pow(a: Tensor, exponent: Scalar) -> Tensor:
-    """Return a to the power of a number."""
-    if isinstance(exponent, Tensor | np.ndarray):
+    """Return a to the power of a number.
+
+    Raises:
+        TypeError: the exponent is something else; for a tensor b, write ``(log(a) * b).exp()``.
+    """
+    if not isinstance(exponent, int | float | np.number):
         raise TypeError(f"pow: the exponent must be a number, got {type(exponent).__name__}; write (log(a) * b).exp()")
     return Pow.apply(a, exponent=float(exponent))
 

@@ -14,10 +14,9 @@ backward, and you have the op that upsamples.
 from typing import Any
 
 import minifcn_kernels as kernels
+from minifcn.tensor import Function, Tensor
 from minifcn_kernels.jit import Array
 from minifcn_kernels.spatial import IntOrPair, Pair, pair
-
-from minifcn.tensor import Function, Tensor
 
 
 def _sum_over_pixels(grad: Array) -> Array:
@@ -100,7 +99,7 @@ def conv_transpose2d(
 
     Raises:
         ValueError: output_padding is not below the stride (PyTorch admits below the dilation, too: such rows would be
-            outside every window), padding leaves no output, or what `minifcn_kernels.conv2d_grad_input` refuses.
+            outside every window), padding leaves no output, b does not fit, or what `minifcn_kernels.conv2d_grad_input` refuses.
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[0]:
         raise ValueError(
@@ -114,6 +113,9 @@ def conv_transpose2d(
         raise ValueError(
             f"conv_transpose2d: output_padding must be smaller than the stride {stride}, got {output_padding}"
         )
+    channels = w.shape[1] * groups
+    if b is not None and b.shape != (channels,):
+        raise ValueError(f"conv_transpose2d: b must have shape ({channels},), one for each channel, got {b.shape}")
     height, width = (
         (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (w.shape[2 + i] - 1) + output_padding[i] + 1
         for i in (0, 1)
@@ -129,9 +131,9 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """Return x·wᵀ + b for x (N, C), w (K, C), b (K,): a convolution of 1×1 maps (FCN §3.1 read backwards).
 
     Raises:
-        ValueError: x or w has not two axes.
+        ValueError: x or w has not two axes, or they differ in C.
     """
-    if x.ndim != 2 or w.ndim != 2:
-        raise ValueError(f"linear: expected x (N, C) and w (K, C), got shapes {x.shape} and {w.shape}")
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
+        raise ValueError(f"linear: expected x (N, C) and w (K, C) with one C, got shapes {x.shape} and {w.shape}")
     y = conv2d(x.reshape(*x.shape, 1, 1), w.reshape(*w.shape, 1, 1), b)
     return y.reshape(x.shape[0], w.shape[0])

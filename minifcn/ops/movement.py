@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from minifcn_kernels.jit import Array
 
 from minifcn.tensor import Function, Tensor
+from minifcn_kernels.jit import Array
 
 
 class Reshape(Function):
@@ -97,12 +97,24 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 
 def cat(xs: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Return the tensors joined along axis ``dim``."""
+    """Return the tensors joined along axis ``dim``.
+
+    Raises:
+        ValueError: no tensor is given, or they differ in another axis than ``dim``.
+    """
+    if not xs:
+        raise ValueError("cat: expected at least one tensor, got none")
     return Cat.apply(*xs, dim=dim)
 
 
 def pad(x: Tensor, padding: int | tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    """Return x with a frame around its last two axes: one width, or (left, right, top, bottom) as in PyTorch."""
+    """Return x with a frame around its last two axes: one width, or (left, right, top, bottom) as in PyTorch.
+
+    Raises:
+        ValueError: a width is negative, or x has fewer than two axes.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"pad: x must have two axes or more, got shape {x.shape}")
     frame = (padding,) * 4 if isinstance(padding, int) else padding
     if len(frame) != 4 or min(frame) < 0:
         raise ValueError(f"pad: padding must be a width or (left, right, top, bottom), none negative, got {padding!r}")

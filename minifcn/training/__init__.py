@@ -1,0 +1,20 @@
+"""Training and evaluation: the solver, the loop, the paper's metrics, and checkpoints that survive anything."""
+
+from minifcn.training import checkpoint, metrics
+from minifcn.training.checkpoint import CheckpointError
+from minifcn.training.evaluation import evaluate, predict
+from minifcn.training.sgd import SGD
+from minifcn.training.trainer import Interrupted, TrainConfig, Trainer, TrainResult
+
+__all__ = [
+    "SGD",
+    "CheckpointError",
+    "Interrupted",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "checkpoint",
+    "evaluate",
+    "metrics",
+    "predict",
+]

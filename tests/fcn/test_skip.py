@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+
+from minifcn import Tensor, fcn, models, nn, no_grad
+from minifcn.fcn.geometry import GeometryError
+from minifcn.random import stream
+
+
+def narrow_backbone(channels=2):
+    """Five blocks of 3×3 convolution and 2×2 pool, then a 2×2 layer: TinyVGG's plan with as few channels as can be."""
+    layers, taps = {}, {}
+    width = 1
+    for block in range(1, 6):
+        layers[f"conv{block}"] = nn.Conv2d(width, channels, 3, padding=1, rng=stream(0, block))
+        layers[f"pool{block}"] = nn.MaxPool2d(2, ceil_mode=True)
+        taps[2**block] = (f"pool{block}", channels)
+        width = channels
+    layers["fc6"] = nn.Conv2d(channels, channels, 2, rng=stream(0, 6))
+    return nn.Sequential(layers, taps=taps | {32: ("fc6", channels)})
+
+
+def image(*shape, seed=0):
+    return Tensor(stream(seed, "image").standard_normal(shape).astype(np.float32))
+
+
+def fill(net, seed=0):
+    """Give every parameter random values: score layers that are zero would hide what flows through them."""
+    for name, parameter in net.named_parameters():
+        parameter.data = stream(seed, name).standard_normal(parameter.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8, 4, 2])
+def test_scores_have_exactly_the_size_of_the_image(stride):
+    net = fcn.FCN(narrow_backbone(), 3, stride=stride)
+    with no_grad():
+        for side in range(1, 201, 1 if stride >= 8 else 13):
+            height, width = side, 201 - side
+            assert net(image(1, 1, height, width)).shape == (1, 3, height, width)
+
+
+def test_at_vggs_geometry_the_crops_are_those_of_the_released_nets():
+    layers, taps = {}, {}
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+        for i in range(convolutions):
+            layers[f"conv{block}_{i + 1}"] = nn.Conv2d(1, 1, 3, padding=1)
+        layers[f"pool{block}"] = nn.MaxPool2d(2, ceil_mode=True)
+        taps[2**block] = (f"pool{block}", 1)
+    layers["fc6"] = nn.Conv2d(1, 1, 7)
+    backbone = nn.Sequential(layers, taps=taps | {32: ("fc6", 1)})
+
+    def crops(stride):
+        plan = fcn.FCN(backbone, 1, stride=stride, padding=100).plan
+        return [fusion.fine_offset for fusion in plan.fusions] + [plan.offset]
+
+    assert crops(32) == [(19, 19)]
+    assert crops(16) == [(5, 5), (27, 27)]
+    assert crops(8) == [(5, 5), (9, 9), (31, 31)]
+
+
+def test_a_new_net_scores_zero_everywhere_and_its_skips_change_nothing():
+    backbone = narrow_backbone()
+    coarse = fcn.FCN(backbone, 3, stride=32)
+    assert not coarse(image(1, 1, 40, 50)).data.any()
+    fill(coarse)
+    fine = fcn.FCN(narrow_backbone(), 3, stride=16).start_from(coarse)
+    before = fine(image(1, 1, 40, 50)).data
+    fine.score["stride16"].bias.data = np.ones(3, np.float32)
+    np.testing.assert_allclose(fine(image(1, 1, 40, 50)).data - before, 1, rtol=1e-4)
+
+
+def test_a_finer_net_starts_with_all_parameters_of_the_coarser_one():
+    sixteen = fcn.FCN(narrow_backbone(), 3, stride=16, upsampling="learned")
+    fill(sixteen)
+    eight = fcn.FCN(narrow_backbone(), 3, stride=8, upsampling="learned").start_from(sixteen)
+    theirs, mine = dict(sixteen.named_parameters()), dict(eight.named_parameters())
+    for name in theirs.keys() - {"upsample.final.weight"}:
+        np.testing.assert_array_equal(mine[name].data, theirs[name].data)
+        assert not np.shares_memory(mine[name].data, theirs[name].data)
+    assert not mine["score.stride8.weight"].data.any()
+
+
+def test_a_net_does_not_start_from_a_finer_one_or_one_of_other_classes():
+    eight = fcn.FCN(narrow_backbone(), 3, stride=8)
+    with pytest.raises(ValueError, match=r"score\.stride8"):
+        fcn.FCN(narrow_backbone(), 3, stride=16).start_from(eight)
+    with pytest.raises(ValueError, match=r"score\.stride16"):
+        eight.start_from(fcn.FCN(narrow_backbone(), 4, stride=16))
+
+
+def test_final_upsampling_is_fixed_and_intermediate_upsampling_is_learned_on_request():
+    def trained(net):
+        return {name for name, p in net.named_parameters() if name.startswith("upsample") and p.requires_grad}
+
+    assert trained(fcn.FCN(narrow_backbone(), 3, stride=8)) == set()
+    learned = fcn.FCN(narrow_backbone(), 3, stride=8, upsampling="learned")
+    assert trained(learned) == {"upsample.stride32.weight", "upsample.stride16.weight"}
+
+
+def test_fixed_and_untrained_learned_upsampling_agree():
+    fixed = fcn.FCN(narrow_backbone(), 3, stride=8)
+    learned = fcn.FCN(narrow_backbone(), 3, stride=8, upsampling="learned")
+    for net in (fixed, learned):
+        for name, parameter in net.named_parameters():
+            if not name.startswith("upsample"):
+                parameter.data = stream(1, name).standard_normal(parameter.shape).astype(np.float32)
+    x = image(1, 1, 33, 70)
+    np.testing.assert_allclose(fixed(x).data, learned(x).data, rtol=1e-4, atol=1e-4)
+
+
+def test_every_trained_parameter_gets_a_gradient():
+    net = fcn.FCN(narrow_backbone(), 3, stride=8, upsampling="learned")
+    fill(net)
+    net(image(2, 1, 40, 33)).sum().backward()
+    assert {name for name, p in net.named_parameters() if p.grad is None} == {"upsample.final.weight"}
+
+
+class Halving(nn.Module):
+    """A user's own layer: every second pixel, which is what a 1×1 window of stride 2 sees."""
+
+    def forward(self, x):
+        return x[:, :, ::2, ::2]
+
+    def window(self):
+        return nn.Window(1, 2)
+
+
+def test_a_backbone_of_ones_own_works_with_layers_of_ones_own():
+    backbone = nn.Sequential(
+        {
+            "stem": nn.Conv2d(1, 4, 5, stride=2, padding=2),
+            "halve": Halving(),
+            "pool": nn.AvgPool2d(3, stride=2, padding=1),
+        },
+        taps={2: ("stem", 4), 4: ("halve", 4), 8: ("pool", 4)},
+    )
+    for stride in (8, 4, 2):
+        net = fcn.FCN(backbone, 2, stride=stride)
+        with no_grad():
+            for side in range(1, 40):
+                assert net(image(1, 1, side, 40 - side)).shape == (1, 2, side, 40 - side)
+
+
+def test_the_given_backbone_keeps_its_padding_and_shares_its_parameters():
+    backbone = narrow_backbone()
+    net = fcn.FCN(backbone, 2, padding=50)
+    assert backbone["conv1"].padding == (1, 1)
+    assert net.backbone["conv1"].padding == (50, 50)
+    assert net.backbone["conv1"].weight is backbone["conv1"].weight
+
+
+class Mystery(nn.Module):
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "error", "message"),
+    [
+        (models.tiny_vgg(2), {"stride": 5}, ValueError, "stride must be one of the backbone's taps .*got 5"),
+        (nn.Sequential(nn.ReLU()), {}, TypeError, "taps="),
+        (nn.ReLU(), {}, TypeError, "nn.Sequential"),
+        (narrow_backbone(), {"upsampling": "cubic"}, ValueError, "'fixed' or 'learned', got 'cubic'"),
+        (nn.Sequential({"m": Mystery()}, taps={1: ("m", 1)}), {"stride": 1}, TypeError, r"Mystery has no window\(\)"),
+        (
+            nn.Sequential({"pool": nn.MaxPool2d(2)}, taps={2: ("pool", 1)}),
+            {"stride": 2},
+            TypeError,
+            "first layer with a window, pool, must be an nn.Conv2d",
+        ),
+    ],
+)
+def test_what_cannot_become_an_fcn_is_refused_with_the_reason(backbone, options, error, message):
+    with pytest.raises(error, match=message):
+        fcn.FCN(backbone, 2, **options)
+
+
+def test_too_little_padding_is_refused_with_the_remedy():
+    with pytest.raises(GeometryError, match="pad the first layer by"):
+        fcn.FCN(narrow_backbone(), 2, padding=0, stride=32).plan  # noqa: B018
+    with pytest.raises(ValueError, match=r"images of 20×40 leave pixels without a score.*padding=None"):
+        fcn.FCN(narrow_backbone(), 2, padding=1)(image(1, 1, 20, 40))
