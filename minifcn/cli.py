@@ -1,0 +1,315 @@
+"""The door: ``minifcn demo | train | evaluate | predict | inspect``."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from minifcn import demo, nets
+from minifcn.data import augment, palette
+from minifcn.data.dataset import DataError, Dataset, Split
+from minifcn.data.pictures import load_image
+from minifcn.fcn import FCN, inspect
+from minifcn.training import Interrupted, TrainConfig, Trainer, evaluate, metrics, predict
+
+DEFAULT_RUN = Path("runs/demo/FCN-8s")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the process's exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except Interrupted as stop:
+        print(f"\n{stop}\nto go on: {_again(arguments, options.out)}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+        print(f"minifcn {options.name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minifcn",
+        description="Fully convolutional networks (Long, Shelhamer, Darrell) from the inside: train them, look inside.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _command(
+        commands,
+        "demo",
+        _demo,
+        "the paper's story on real digits, in minutes",
+        "Trains a classifier on digits, makes it fully convolutional, and refines it from FCN-32s over 16s to 8s. "
+        "Leaves the paper's table 2 and figure 4, made from test scenes, with all weights. Needs the extra `demo`.",
+    )
+    command.add_argument(
+        "--out", type=Path, help="folder for all results (default: runs/demo, or runs/demo-2, … if taken)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="names all random numbers (default: 0)")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out, where it was stopped")
+
+    command = _command(
+        commands,
+        "train",
+        _train,
+        "train an FCN on digits, shapes, or a folder of your own images",
+        "A folder holds images/ and masks/ of the same names (PNG or JPEG, masks as palette or grey PNG whose pixel "
+        "values are classes, 255 for void), or is a PASCAL VOC one. classes.txt may name the classes, one a line.",
+    )
+    command.add_argument("source", nargs="?", choices=["digits", "shapes"], help="scenes that are drawn while training")
+    _add_data_options(command)
+    command.add_argument(
+        "--stride", type=int, default=8, choices=[32, 16, 8, 4, 2], help="finest map to score (default: 8)"
+    )
+    command.add_argument("--steps", type=int, default=1000, help="updates of the weights (default: 1000)")
+    command.add_argument(
+        "--batch-size", type=int, help="images computed together, of one size (default: 8; folders: 1)"
+    )
+    command.add_argument("--accumulate", type=int, help="batches summed into a step (default: 1; folders: 8)")
+    command.add_argument("--lr", type=float, default=0.05, help="learning rate, for the mean loss (default: 0.05)")
+    command.add_argument("--momentum", type=float, default=0.9, help="share of the last step kept (default: 0.9)")
+    command.add_argument(
+        "--weight-decay", type=float, default=5e-4, help="pull of weights to 0 (default: 5e-4, FCN §4.3)"
+    )
+    command.add_argument("--clip-norm", type=float, default=1.0, help="longest gradient (default: 1)")
+    command.add_argument("--augment", action="store_true", help="mirror and shift training images (FCN §4.3)")
+    command.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of a coarser run")
+    command.add_argument("--seed", type=int, default=0, help="names all random numbers (default: 0)")
+    command.add_argument("--out", type=Path, help="folder for the run (default: runs/SOURCE-fcnSTRIDEs)")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out, where it was stopped")
+
+    command = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "the paper's four metrics of a trained net",
+        "Scores a run on a split of the data it was trained on, or on another folder (FCN §5). "
+        "IU is intersection over union, of a class over the whole data set.",
+    )
+    command.add_argument("run", type=Path, help="a run's folder, or a checkpoint file")
+    command.add_argument(
+        "--split", default="test", choices=["train", "val", "test"], help="which images (default: test)"
+    )
+    _add_data_options(command)
+
+    command = _command(
+        commands,
+        "predict",
+        _predict,
+        "label every pixel of your images",
+        "Writes for each image NAME-overlay.png, to look at, and NAME-label.png, whose pixel values are the classes.",
+    )
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG files")
+    command.add_argument("--run", type=Path, default=DEFAULT_RUN, help=f"the trained net (default: {DEFAULT_RUN})")
+    command.add_argument("--out", type=Path, default=Path("."), help="folder for the results (default: here)")
+    command.add_argument("--max-side", type=int, help="reduce larger images to this many pixels first")
+
+    command = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "a net, layer by layer: sizes, strides, receptive fields, parameters, FLOPs",
+        "offset is where the centre of a layer's first output lies in the image; a receptive field is the part of the "
+        "image that one output depends on; a multiply-add counts as two FLOPs.",
+    )
+    command.add_argument("net", help=f"{', '.join(nets.CLASSIFIERS)}, fcn32s, fcn16s, fcn8s, or a run's folder")
+    command.add_argument("--size", type=int, nargs="+", help="height and width of the image (default: the net's own)")
+    command.add_argument("--classes", type=int, default=21, help="scores per pixel (default: 21, as PASCAL VOC)")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, summary: str, description: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description)
+    command.set_defaults(command=function, name=name)
+    return command
+
+
+def _add_data_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="a folder of your own images and masks")
+    command.add_argument("--max-side", type=int, help="reduce larger images (and masks, nearest) to this many pixels")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    if options.resume and options.out is None:
+        options.out = _last_demo()
+    folder = options.out = options.out or _free_folder(Path("runs/demo"))
+    demo.run(folder, seed=options.seed, resume=options.resume, say=print)
+
+
+def _free_folder(path: Path) -> Path:
+    """Return ``path``, or path-2, path-3, … if there is something already."""
+    number = 1
+    folder = path
+    while folder.exists():
+        number += 1
+        folder = path.with_name(f"{path.name}-{number}")
+    return folder
+
+
+def _last_demo() -> Path:
+    """Return the folder of the newest demo: the last number that is taken."""
+    folder, following = Path("runs/demo"), _free_folder(Path("runs/demo"))
+    number = following.name.removeprefix("demo-")
+    return folder if not number.isdigit() or number == "2" else folder.with_name(f"demo-{int(number) - 1}")
+
+
+def _open(source: dict[str, Any], split: Split) -> Dataset:
+    """Open a split of the data set that ``source``, out of a checkpoint or from the command line, describes."""
+    from minifcn.data import digits, folder, shapes
+
+    if source["kind"] == "digits":
+        return digits.DigitScenes(split, count=source["count"][split], seed=source["seed"])
+    if source["kind"] == "shapes":
+        return shapes.ShapeScenes(split, count=source["count"][split], seed=source["seed"])
+    return folder.open_folder(source["folder"], split, max_side=source["max_side"])
+
+
+def _source(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Describe the data set that the command line names."""
+    kind = getattr(options, "source", None)
+    if (kind is None) == (options.data is None):
+        raise DataError("name what to train on: digits, shapes, or --data FOLDER (one of them)")
+    if options.data is not None:
+        return {"kind": "folder", "folder": str(options.data.resolve()), "max_side": options.max_side}
+    return {"kind": kind, "seed": seed, "count": {"train": 256, "val": 40, "test": 200}}
+
+
+def _train(options: argparse.Namespace) -> None:
+    source = _source(options, options.seed)
+    drawn = source["kind"] != "folder"
+    train_set, validation = _open(source, "train"), _open(source, "val")
+    if options.augment:
+        train_set = augment.Augmented(train_set, options.seed)
+    spec = nets.NetSpec(
+        classifier="tiny_vgg", num_classes=len(train_set.classes), channels=train_set.channels, stride=options.stride
+    )
+    net = spec.build(options.seed)
+    assert isinstance(net, FCN)
+    if options.start_from is not None:
+        coarser = nets.load(options.start_from)
+        if not isinstance(coarser.net, FCN):
+            raise ValueError(f"--start-from {options.start_from}: holds a classifier, needs an FCN")
+        net.start_from(coarser.net)
+    config = TrainConfig(
+        steps=options.steps,
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
+        # Images of a folder may differ in size, so they are computed one by one.
+        batch_size=options.batch_size or (8 if drawn else 1),
+        accumulate=options.accumulate or (1 if drawn else 8),
+        seed=options.seed,
+    )
+    name = source["kind"] if drawn else options.data.resolve().name
+    options.out = options.out or Path("runs") / f"{name}-fcn{options.stride}s"
+    trainer = Trainer(net, train_set, config, options.out, validation=validation, meta=nets.meta_of(spec, data=source))
+    if options.resume:
+        for message in trainer.resume():
+            print(message, file=sys.stderr)
+    result = trainer.run(progress=True)
+    print(f"done: {result.step} steps, weights and metrics.jsonl in {options.out}")
+    if result.scores is not None:
+        _print_scores("validation", result.scores)
+    print(f"to label images: minifcn predict IMAGE --run {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    trained = _loaded(options.run)
+    source = _source(options, 0) if options.data is not None else trained.meta["data"]
+    dataset = _open(source, options.split)
+    confusion = evaluate(trained.net, dataset, progress=True)
+    _print_scores(f"{options.split} ({len(dataset)} images)", metrics.scores(confusion))
+    for name, iu in zip(trained.classes, metrics.per_class_iu(confusion), strict=True):
+        print(f"  IU {name:<16}{100 * iu:6.1f}")
+
+
+def _print_scores(what: str, scores: metrics.Scores) -> None:
+    print(
+        f"{what}: pixel acc. {100 * scores.pixel_accuracy:.1f}, mean acc. {100 * scores.mean_accuracy:.1f}, "
+        f"mean IU {100 * scores.mean_iu:.1f}, f.w. IU {100 * scores.frequency_weighted_iu:.1f}"
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    trained = _loaded(options.run)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for path in options.images:
+        image = load_image(path, options.max_side)
+        label = predict(trained.net, image).astype(np.uint8)
+        overlay_path, label_path = (options.out / f"{path.stem}-{kind}.png" for kind in ("overlay", "label"))
+        Image.fromarray(palette.overlay(image, label)).save(overlay_path)
+        palette.save_label(label_path, label)
+        shares = np.bincount(label.ravel(), minlength=len(trained.classes)) / label.size
+        seen = [f"{trained.classes[c]} {shares[c]:.0%}" for c in np.argsort(-shares) if shares[c] > 0]
+        print(f"{path}: {', '.join(seen)} → {overlay_path}, {label_path}")
+
+
+def _loaded(run: Path) -> nets.TrainedNet:
+    trained = nets.load(run)
+    for message in trained.messages:
+        print(message, file=sys.stderr)
+    return trained
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    net, channels = _net_to_inspect(options)
+    own_size = {"lenet": 32}.get(options.net, 64) if not isinstance(net, FCN) else 500
+    size = tuple((options.size or [own_size]) * 2)[:2]
+    rows = inspect(net, (size[0], size[1]), channels)
+    header = ("layer", "kind", "output", "stride", "offset", "receptive field", "parameters", "MFLOPs")
+    table: list[tuple[str, ...]] = [header]
+    for row in rows:
+        spatial = [_both(values) for values in (row.stride, row.offset, row.receptive_field)]
+        shape = "×".join(map(str, row.output))
+        table.append((row.name, row.kind, shape, *spatial, f"{row.parameters:,}", f"{row.flops / 1e6:,.1f}"))
+    total = ("total", "", "", "", "", "", f"{sum(r.parameters for r in rows):,}")
+    table.append((*total, f"{sum(r.flops for r in rows) / 1e6:,.1f}"))
+    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+    for line in table:
+        texts = [t.ljust(w) if i < 2 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))]
+        print("  ".join(texts).rstrip())
+
+
+def _net_to_inspect(options: argparse.Namespace) -> tuple[nets.Net, int]:
+    strides = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
+    if options.net in nets.CLASSIFIERS or options.net in strides:
+        classifier = "tiny_vgg" if options.net in strides else options.net
+        channels = 1 if classifier == "lenet" else 3
+        stride = strides.get(options.net)
+        spec = nets.NetSpec(classifier=classifier, num_classes=options.classes, channels=channels, stride=stride)
+        return spec.build(), channels
+    if not Path(options.net).exists():
+        known = ", ".join([*nets.CLASSIFIERS, *strides])
+        raise ValueError(f"there is no net or run {options.net!r}; choose one of {known}, or a run's folder")
+    trained = _loaded(Path(options.net))
+    return trained.net, trained.spec.channels
+
+
+def _both(values: tuple[Any, Any]) -> str:
+    """Return one number where height and width have the same, else both."""
+    numbers = [f"{float(value):g}" for value in values]
+    return numbers[0] if numbers[0] == numbers[1] else "×".join(numbers)
+
+
+def _again(arguments: Sequence[str], out: Path) -> str:
+    """Return the command that goes on with an interrupted one."""
+    words = [word for word in arguments if word != "--resume"]
+    if not any(word.startswith("--out") for word in words):
+        words += ["--out", str(out)]
+    return shlex.join(["minifcn", *words, "--resume"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
