@@ -26,7 +26,7 @@ needs is freed function by function while it runs.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, TypeAlias
@@ -74,12 +74,12 @@ class Function:
     saved: tuple[Any, ...] = ()
 
     # The engine's own notes, for the walk back and for `trace`. `_release` clears them.
-    inputs: tuple[Node | None, ...] = ()  # None for an input that wants no gradient
+    inputs: Sequence[Node | None] = ()  # where the gradient of each input goes on to; None if nobody wants it
     released: bool = False
-    _input_shapes: tuple[tuple[int, ...] | None, ...]
-    _shape: tuple[int, ...]
+    _shapes: list[tuple[int, ...] | None]  # of the inputs; None for one left out
+    _shape: tuple[int, ...]  # of the output
     _dtype: np.dtype[Any]
-    _versions: list[tuple[list[int], int]]
+    _versions: list[tuple[list[int], int]]  # of inputs and output: the cell, and what it held in forward
     _policy: Policy
     _line: str = "a line outside detect_anomaly()"
     _retaining: weakref.ref[Tensor] | None = None
@@ -102,19 +102,28 @@ class Function:
 
         Inputs are tensors of one dtype, or constants: arrays of that dtype, None, or scalars, which take it.
         """
-        function, name = cls(), cls.__name__
+        function, name, recording = cls(), cls.__name__, _recording.get()
         tensors = [x for x in inputs if isinstance(x, Tensor)]
-        dtype = _common_dtype(name, tensors)
-        arrays = [x._data if isinstance(x, Tensor) else _constant(name, x, dtype) for x in inputs]
-        recording = _recording.get()
-        function.needs = tuple([recording and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+        dtype = tensors[0]._data.dtype if tensors else None
+        arrays, nodes, versions = [], [], []
+        for x in inputs:
+            if isinstance(x, Tensor):
+                if x._data.dtype != dtype:
+                    raise TypeError(f"{name}: mixes {dtype} and {x._data.dtype} tensors; convert one of them")
+                arrays.append(x._data)
+                nodes.append(x._creator or x if recording and x.requires_grad else None)
+                versions.append((x._version, x._version[0]))
+            else:
+                arrays.append(_constant(name, x, dtype))
+                nodes.append(None)
+        function.needs = tuple([node is not None for node in nodes])
         data = np.asarray(function.forward(*arrays, **options))  # NumPy reduces to scalars; a tensor holds arrays
         if dtype is not None and data.dtype != dtype:
             raise TypeError(f"{name}.forward must return the dtype of its inputs, {dtype}, got {data.dtype}")
         if anomaly.detecting():
             function._line = anomaly.user_line()
             anomaly.check(name, function._line, "the output", data, arrays)
-        output = Tensor._wrap(data)
+        output = Tensor._wrap(data, version=[0])
         memory = data if data.base is None else data.base
         for x in tensors:
             if x._data is memory or x._data.base is memory:
@@ -122,10 +131,10 @@ class Function:
         if True in function.needs:
             output.requires_grad = True
             output._creator = function
-            function.inputs = tuple([_node(x) if need else None for x, need in zip(inputs, function.needs)])
-            function._input_shapes = tuple([None if a is None else a.shape for a in arrays])
+            function.inputs = nodes
+            function._shapes = [None if array is None else array.shape for array in arrays]
             function._shape, function._dtype = data.shape, data.dtype
-            function._versions = [(x._version, x._version[0]) for x in (*tensors, output)]
+            function._versions = [*versions, (output._version, output._version[0])]
             function._policy = current_policy()
         return output
 
@@ -135,9 +144,8 @@ class Function:
         for cell, version in self._versions:
             if cell[0] != version:
                 raise RuntimeError(
-                    f"{name}: an input or the output was changed after the forward (by an optimizer step, "
-                    f"load_state_dict or an assignment to .data), so the gradient would be wrong; "
-                    f"run backward before the change, or the forward again"
+                    f"{name}: an input or the output was changed after forward (by an optimizer step, load_state_dict "
+                    f"or an assignment to .data); run backward before the change, or the forward again"
                 )
         if self._policy is current_policy():
             grads = self.backward(grad)
@@ -148,20 +156,20 @@ class Function:
             raise TypeError(
                 f"{name}.backward must return a tuple of {len(self.inputs)} gradients (an array or None), got {grads!r}"
             )
-        checked = []
-        for i, (node, g) in enumerate(zip(self.inputs, grads, strict=True)):
+        wanted = []
+        for i, (node, shape, g) in enumerate(zip(self.inputs, self._shapes, grads, strict=True)):
             if node is None or g is None:
                 continue
             g = np.asarray(g)
-            if g.shape != self._input_shapes[i] or g.dtype != self._dtype:
+            if g.shape != shape or g.dtype != self._dtype:
                 raise ValueError(
                     f"{name}.backward returned a gradient of shape {g.shape} and dtype {g.dtype} for input {i}, "
-                    f"which has shape {self._input_shapes[i]} and dtype {self._dtype}"
+                    f"which has shape {shape} and dtype {self._dtype}"
                 )
             if anomaly.detecting():
                 anomaly.check(name, self._line, f"the gradient of input {i}", g, [grad])
-            checked.append((node, g))
-        return checked
+            wanted.append((node, g))
+        return wanted
 
     def _release(self) -> None:
         """Let go of everything kept for backward, the user's own attributes included."""
@@ -201,14 +209,14 @@ class Tensor:
         self._version = [0]  # a cell, so that a function can watch it without holding on to the data
 
     @classmethod
-    def _wrap(cls, data: Array) -> Tensor:
+    def _wrap(cls, data: Array, version: list[int]) -> Tensor:
         """Make a tensor without history; skips the conversions of the constructor."""
         tensor = Tensor.__new__(Tensor)
         tensor._data = data
         tensor.grad = None
         tensor.requires_grad = False
         tensor._creator = None
-        tensor._version = [0]
+        tensor._version = version
         return tensor
 
     @property
@@ -267,7 +275,7 @@ class Tensor:
             raise ValueError(
                 f"backward: grad must have shape {self.shape} and dtype {self.dtype}, got {grad.shape} and {grad.dtype}"
             )
-        _backpropagate(_node(self), grad)
+        _backpropagate(self._creator or self, grad)
 
     def _receive(self, grad: Array, *, owned: bool) -> None:
         """Add to ``self.grad``; it shares memory with nothing, so an array that others may see is copied."""
@@ -282,9 +290,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor with the same array and no history."""
-        tensor = Tensor._wrap(self._data)
-        tensor._version = self._version
-        return tensor
+        return Tensor._wrap(self._data, self._version)
 
     def retain_grad(self) -> None:
         """Ask for ``grad`` on a tensor that is no leaf, too."""
@@ -293,8 +299,6 @@ class Tensor:
 
     def item(self) -> float:
         """Return the only element as a Python number."""
-        if self._data.size != 1:
-            raise ValueError(f"item: needs a tensor of one element, got shape {self.shape}")
         return float(self._data.item())
 
     def numpy(self) -> Array:
@@ -310,8 +314,7 @@ class Tensor:
     def __add__(self, other: Tensor | Array | Scalar) -> Tensor:
         return basic.add(self, other)
 
-    def __radd__(self, other: Array | Scalar) -> Tensor:
-        return basic.add(other, self)
+    __radd__ = __add__
 
     def __sub__(self, other: Tensor | Array | Scalar) -> Tensor:
         return basic.sub(self, other)
@@ -322,8 +325,7 @@ class Tensor:
     def __mul__(self, other: Tensor | Array | Scalar) -> Tensor:
         return basic.mul(self, other)
 
-    def __rmul__(self, other: Array | Scalar) -> Tensor:
-        return basic.mul(other, self)
+    __rmul__ = __mul__
 
     def __truediv__(self, other: Tensor | Array | Scalar) -> Tensor:
         return basic.div(self, other)
@@ -379,14 +381,6 @@ class Tensor:
         return basic.sqrt(self)
 
 
-def _common_dtype(op: str, tensors: list[Tensor]) -> np.dtype[Any] | None:
-    dtype = tensors[0]._data.dtype if tensors else None
-    for tensor in tensors:
-        if tensor._data.dtype != dtype:
-            raise TypeError(f"{op}: mixes {dtype} and {tensor._data.dtype} tensors; convert one of them")
-    return dtype
-
-
 def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
     """Make a constant operand an array; nothing that is not a tensor changes the result's dtype."""
     if value is None:
@@ -396,14 +390,10 @@ def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
     return np.asarray(value, dtype)
 
 
-def _node(tensor: Tensor) -> Node:
-    return tensor if tensor._creator is None else tensor._creator
-
-
 def _backpropagate(root: Node, grad: Array) -> None:
     """Walk from ``root`` to the leaves, adding up the cotangents that reach a node before they go on from it."""
     order = topological_order(root)
-    if any([function.released for function in order]):
+    if any(function.released for function in order):
         raise RuntimeError(
             "backward: part of this graph was already walked by an earlier backward, which freed what it kept; "
             "run the forward again, or add the losses and call backward once"

@@ -27,7 +27,7 @@ def trace(tensor: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
         names: what to call leaves, such as ``dict(net.named_parameters())``.
     """
     leaf_names = {leaf: name for name, leaf in (names or {}).items()}
-    root: Node = tensor if tensor._creator is None else tensor._creator
+    root: Node = tensor._creator or tensor
     lines: dict[Node, int] = {}
     for function in topological_order(root):
         for node in (*function.inputs, function):
@@ -56,7 +56,7 @@ def _function_cells(function: Function, lines: Mapping[Node, int]) -> tuple[str,
         return "freed by backward", "", ""
     sources = [
         f"constant {shape}" if node is None else str(lines[node])
-        for node, shape in zip(function.inputs, function._input_shapes, strict=True)
+        for node, shape in zip(function.inputs, function._shapes, strict=True)
         if shape is not None  # an input left out, such as a bias
     ]
     return str(function._shape), str(function._dtype), f"← {', '.join(sources)}"

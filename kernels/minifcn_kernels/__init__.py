@@ -3,7 +3,7 @@
 from minifcn_kernels.conv2d import conv2d, conv2d_grad_input, conv2d_grad_weight
 from minifcn_kernels.crop import crop, crop_grad, fuse
 from minifcn_kernels.cross_entropy import softmax_cross_entropy, softmax_cross_entropy_grad
-from minifcn_kernels.dispatch import backends, use_backend
+from minifcn_kernels.dispatch import backends, use_algorithm, use_backend
 from minifcn_kernels.local_response_norm import local_response_norm, local_response_norm_grad
 from minifcn_kernels.pool2d import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
 
@@ -23,5 +23,6 @@ __all__ = [
     "max_pool2d_grad",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "use_algorithm",
     "use_backend",
 ]

@@ -34,6 +34,7 @@ from minifcn_kernels.jit import Array
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 BACKENDS = ("numba", "numpy")
+ALGORITHMS = ("auto", "loops", "direct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Policy:
     """How kernels run: captured by every differentiable op in its forward, so that its backward runs the same way."""
 
     backend: str = "numba"
+    algorithm: str = "auto"
 
 
 def _check_backend(name: str, source: str) -> str:
@@ -78,6 +80,22 @@ def use_backend(name: str) -> Iterator[None]:
         ValueError: no backend has that name.
     """
     with use_policy(replace(current_policy(), backend=_check_backend(name, "backend"))):
+        yield
+
+
+@contextmanager
+def use_algorithm(name: str) -> Iterator[None]:
+    """Let the backend ``"numba"`` compute convolutions by algorithm ``name`` inside a ``with``.
+
+    ``"loops"`` is the plain nest of loops, ``"direct"`` the register tile, and ``"auto"`` (the default) chooses for
+    every convolution by its geometry, never by timing. The choice belongs to the current thread or task.
+
+    Raises:
+        ValueError: no algorithm has that name.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(map(repr, ALGORITHMS))}, got {name!r}")
+    with use_policy(replace(current_policy(), algorithm=name)):
         yield
 
 

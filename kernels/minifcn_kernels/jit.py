@@ -9,9 +9,14 @@ Three habits of Numba are mended here, once, for every kernel:
 * **Two copies of everything.** Numba compiles once more for a read-only argument, and once more for a strided
   one. So signatures are declared: every array is a read-only C-contiguous one (the dispatcher makes it
   contiguous, a kernel never writes to its arguments), and one specialisation per dtype serves all.
+
+One argument may be written to: the one named ``out``, a fresh array of the caller's. Results may be hundreds of
+megabytes, and NumPy asks the system for huge pages for such arrays, while Numba does not: the first touch of 64 MB
+took 45 ms in an array of Numba's, and 9 ms in one of NumPy's.
 """
 
 import hashlib
+import inspect
 import os
 import pickle
 import shutil
@@ -45,8 +50,8 @@ _lock = threading.RLock()
 class Compiled:
     """A Python function that compiles itself, for the types of its arguments, when it is first called.
 
-    Arguments are arrays (C-contiguous, never written to), ints, floats, bools and tuples of ints; the results are
-    fresh arrays. Under ``NUMBA_DISABLE_JIT=1`` it stays the Python function that it wraps.
+    Arguments are arrays (C-contiguous, never written to except ``out``), ints, floats, bools and tuples of ints; the
+    results are in ``out`` or fresh arrays. Under ``NUMBA_DISABLE_JIT=1`` it stays the Python function that it wraps.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -71,14 +76,17 @@ def compiled(function: Callable[..., Any]) -> Compiled:
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a helper of compiled functions: it becomes part of whatever calls it."""
-    helper: Callable[..., Any] = numba.njit(fastmath=_FASTMATH, error_model="numpy")(function)
+    # Never called from Python, it needs no wrapper for that: a sixth less to compile.
+    compile_helper = numba.njit(fastmath=_FASTMATH, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    helper: Callable[..., Any] = compile_helper(function)
     return helper
 
 
 def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
     if config.DISABLE_JIT:
         return function
-    signature = tuple(_argument_type(a) for a in arguments)
+    names = inspect.signature(function).parameters
+    signature = tuple(_argument_type(name, a) for name, a in zip(names, arguments, strict=True))
     name = hashlib.sha256(str(signature).encode()).hexdigest()[:12]
     folder = cache_folder() / f"{function.__module__.rpartition('.')[2]}.{function.__name__}-{name}"
 
@@ -99,10 +107,10 @@ def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Cal
             return build()
 
 
-def _argument_type(argument: Any) -> Any:
+def _argument_type(name: str, argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
         element = numba.from_dtype(argument.dtype)
-        return types.Array(element, argument.ndim, "C", readonly=True)
+        return types.Array(element, argument.ndim, "C", readonly=name != "out")
     return numba.typeof(argument)
 
 

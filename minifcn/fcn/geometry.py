@@ -132,7 +132,7 @@ class SkipPlan:
         for fusion in self.fusions:
             coarse = fusion.upsample.output_side(side, axis) - fusion.coarse_offset[axis]
             fine = sides[fusion.stride] - fusion.fine_offset[axis]
-            side = np.maximum(np.minimum(coarse, fine), 0)
+            side = np.minimum(coarse, fine)
         return self.upsample.output_side(side, axis)
 
 

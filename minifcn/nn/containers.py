@@ -17,7 +17,7 @@ def _adopt(parent: Module, modules: tuple[Module | Mapping[str, Module], ...]) -
     for name, module in named.items():
         if not isinstance(module, Module):
             raise TypeError(f"{type(parent).__name__}: {name} must be a Module, got {type(module).__name__}")
-        if hasattr(parent, name) or "." in name:
+        if not name or "." in name or hasattr(parent, name):
             raise ValueError(
                 f"{type(parent).__name__}: {name!r} cannot name a layer; take a name without dots that is free"
             )

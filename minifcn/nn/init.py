@@ -17,7 +17,12 @@ def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None = None) ->
     Args:
         shape: of the weights; all axes but the first are summed over by an output and make up its fan-in.
         rng: the source of the numbers; fresh entropy if None.
+
+    Raises:
+        ValueError: the weights would be empty.
     """
+    if min(shape) < 1:
+        raise ValueError(f"he_normal: every size of the weights must be at least 1, got shape {shape}")
     fan_in = math.prod(shape[1:])
     rng = rng or np.random.default_rng()
     return (rng.standard_normal(shape) * math.sqrt(2 / fan_in)).astype(np.float32)
@@ -35,8 +40,8 @@ def bilinear(channels: int, kernel: IntOrPair, *, groups: int = 1) -> Array:
     for size in sizes:
         factor = (size + 1) // 2
         triangles.append(1 - np.abs(np.arange(size) - (size - 1) / 2) / factor)
-    weights = np.zeros((channels, channels // groups, *sizes), np.float32)
     per_group = channels // groups
+    weights = np.zeros((channels, per_group, *sizes), np.float32)
     for channel in range(channels):
         weights[channel, channel % per_group] = np.outer(*triangles)
     return weights

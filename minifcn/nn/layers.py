@@ -15,6 +15,13 @@ def _bias(channels: int) -> Parameter:
     return Parameter(np.zeros(channels, np.float32), lr_multiplier=2.0, decay_multiplier=0.0)
 
 
+def _check_groups(layer: str, in_channels: int, out_channels: int, groups: int) -> None:
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"{layer}: groups must divide in_channels = {in_channels} and out_channels = {out_channels}, got {groups}"
+        )
+
+
 class Conv2d(Module):
     """Convolution, see `ops.conv2d`. Weights (K, C/G, R, S) are drawn by `init.he_normal` from ``rng``."""
 
@@ -31,6 +38,7 @@ class Conv2d(Module):
         *,
         rng: np.random.Generator | None = None,
     ) -> None:
+        _check_groups("Conv2d", in_channels, out_channels, groups)
         self.stride = pair("stride", stride, minimum=1)
         self.padding = pair("padding", padding, minimum=0)
         self.dilation = pair("dilation", dilation, minimum=1)
@@ -71,6 +79,7 @@ class ConvTranspose2d(Module):
         *,
         rng: np.random.Generator | None = None,
     ) -> None:
+        _check_groups("ConvTranspose2d", in_channels, out_channels, groups)
         self.stride = pair("stride", stride, minimum=1)
         self.padding = pair("padding", padding, minimum=0)
         self.output_padding = pair("output_padding", output_padding, minimum=0)
@@ -198,7 +207,8 @@ class Flatten(Module):
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
+        C, H, W = shape
+        self.shape = (C, H, W)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.shape:

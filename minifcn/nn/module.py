@@ -61,7 +61,8 @@ class Module:
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, list | tuple) and any(isinstance(v, Module | Parameter) for v in value):
+        inside = value.values() if isinstance(value, dict) else value
+        if isinstance(value, list | tuple | dict) and any(isinstance(v, Module | Parameter) for v in inside):
             raise TypeError(
                 f"{type(self).__name__}.{name}: modules in a {type(value).__name__} would be neither found nor "
                 f"trained; use nn.Sequential, or one attribute each"

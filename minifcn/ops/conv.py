@@ -99,7 +99,8 @@ def conv_transpose2d(
 
     Raises:
         ValueError: output_padding is not below the stride (PyTorch admits below the dilation, too: such rows would be
-            outside every window), padding leaves no output, b does not fit, or what `minifcn_kernels.conv2d_grad_input` refuses.
+            outside every window), padding leaves no output, b does not fit, or what `minifcn_kernels.conv2d_grad_input`
+            refuses.
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[0]:
         raise ValueError(

@@ -2,9 +2,10 @@
 
 from minifcn.training import checkpoint, metrics
 from minifcn.training.checkpoint import CheckpointError
+from minifcn.training.config import TrainConfig
 from minifcn.training.evaluation import evaluate, predict
 from minifcn.training.sgd import SGD
-from minifcn.training.trainer import Interrupted, TrainConfig, Trainer, TrainResult
+from minifcn.training.trainer import Interrupted, Trainer, TrainResult
 
 __all__ = [
     "SGD",

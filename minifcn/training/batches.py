@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minifcn.data.dataset import VOID, Dataset, Example, order
+from minifcn.data.dataset import VOID, Dataset, order
 
 
 class Batch(NamedTuple):
@@ -38,18 +38,17 @@ def microbatches(dataset: Dataset, seed: int, step: int, batch_size: int, accumu
     size = batch_size * accumulate
     wanted = samples(seed, len(dataset), step * size, (step + 1) * size)
     examples = [dataset.example(index, epoch) for epoch, index in wanted]
-    return [_stacked(examples[start : start + batch_size]) for start in range(0, size, batch_size)]
-
-
-def _stacked(examples: Sequence[Example]) -> Batch:
-    one = examples[0]
-    for other in examples[1:]:
-        if other.image.shape != one.image.shape:
-            raise ValueError(
-                f"the images of a batch must have one size, but {one.name} is {one.image.shape} and {other.name} "
-                f"{other.image.shape}: use batch_size=1 with accumulate={len(examples)}, which trains on as many"
-            )
-    return Batch(np.stack([e.image for e in examples]), np.stack([e.label for e in examples]))
+    batches = []
+    for start in range(0, size, batch_size):
+        one, *others = batch = examples[start : start + batch_size]
+        for other in others:
+            if other.image.shape != one.image.shape:
+                raise ValueError(
+                    f"the images of a batch must have one size, but {one.name} is {one.image.shape} and {other.name} "
+                    f"is {other.image.shape}: use batch_size=1 and accumulate={size}, which trains on as many a step"
+                )
+        batches.append(Batch(np.stack([e.image for e in batch]), np.stack([e.label for e in batch])))
+    return batches
 
 
 def total_weight(batches: Sequence[Batch], class_weight: npt.NDArray[np.floating] | None) -> float:

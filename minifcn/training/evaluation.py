@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from minifcn_kernels.jit import Array
 from tqdm import tqdm
 
 from minifcn.data.dataset import Dataset
 from minifcn.nn import Module
 from minifcn.tensor import Tensor, no_grad
 from minifcn.training.metrics import confusion_matrix
+from minifcn_kernels.jit import Array
 
 
 def predict(net: Module, image: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

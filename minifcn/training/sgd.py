@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from minifcn_kernels.jit import Array
 
 from minifcn.nn import Module, Parameter
 from minifcn.nn.state import check_state
+from minifcn_kernels.jit import Array
 
 # Elements that are updated at a time: five passes over 2¹⁶ floats of three arrays stay within a CPU's cache, which
 # makes the update of a large layer 2 to 3 times as fast as five passes over all of it, without large temporaries.

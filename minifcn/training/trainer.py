@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -29,56 +29,12 @@ from minifcn.tensor import Tensor
 from minifcn.training import checkpoint, log, metrics
 from minifcn.training.batches import microbatches, total_weight
 from minifcn.training.checkpoint import Checkpoint, CheckpointError
+from minifcn.training.config import TrainConfig
 from minifcn.training.evaluation import check_class_count, evaluate
 from minifcn.training.sgd import SGD
 
 _METRICS = "metrics.jsonl"
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train.
-
-    A step's loss is one number over all labelled pixels of its batch_size · accumulate images, pixel for pixel a
-    minibatch of receptive fields (FCN §3): the mean of the pixels' cross-entropies, weighted by their classes', or
-    the sum. ``accumulate`` only decides how many images are in memory together. Up to rounding (and dropout masks)
-    4 images twice give the gradient of 8 at once, however the labelled pixels are spread over them.
-
-    Attributes:
-        steps: how many steps to take, evaluations and checkpoints not counted.
-        lr, momentum, weight_decay, clip_norm: see `SGD`.
-        batch_size: images in a micro-batch, which must have one size; 1 where images differ.
-        accumulate: micro-batches in a step.
-        reduction: "mean" or "sum". A sum over 250,000 pixels wants a learning rate smaller by as much.
-        class_weight: what a pixel of each class counts; 1 if None.
-        seed: names the order of the samples and the dropout masks.
-        evaluate_every: steps between evaluations on the validation set; the last step is followed by one, too.
-        checkpoint_every: steps between checkpoints; the last step is followed by one, too.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    steps: int
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    batch_size: int = 1
-    accumulate: int = 1
-    reduction: Literal["mean", "sum"] = "mean"
-    class_weight: tuple[float, ...] | None = None
-    seed: int = 0
-    evaluate_every: int = 100
-    checkpoint_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}")
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f'TrainConfig: reduction must be "mean" or "sum", got {self.reduction!r}')
 
 
 @dataclass(frozen=True)
@@ -131,12 +87,15 @@ class Trainer:
         self.config = config
         self.folder = Path(folder)
         self.validation = validation
-        self.meta = {**(meta or {}), "config": asdict(config), "classes": list(train_set.classes)}
+        # Through JSON and back, so that tuples are the lists that a checkpoint gives back.
+        settings = {**(meta or {}), "config": asdict(config), "classes": train_set.classes}
+        self.meta: dict[str, Any] = json.loads(json.dumps(settings))
         self.optimizer = SGD(net, config.lr, config.momentum, config.weight_decay, config.clip_norm)
         self.step = 0
         self._class_weight = None if config.class_weight is None else np.array(config.class_weight, np.float32)
         self._metrics = self.folder / _METRICS
-        self._records: list[log.Record] | None = None  # what metrics.jsonl holds; None: neither begun nor resumed
+        self._records: list[log.Record] = []  # what metrics.jsonl holds
+        self._begun = False
         self._saved_step: int | None = None
 
     def resume(self) -> list[str]:
@@ -154,6 +113,7 @@ class Trainer:
         self._load(newest)
         self.step = self._saved_step = newest.meta["step"]
         self._records = log.rewind(self._metrics, self.step)
+        self._begun = True
         logged = len(self._losses())
         if logged < self.step:
             messages.append(f"{self._metrics} lacks {self.step - logged} of the {self.step} steps done so far")
@@ -168,7 +128,7 @@ class Trainer:
             Interrupted: Ctrl-C was pressed; the steps done are saved.
             ValueError: images of a batch differ in size, or net and data set in their classes.
         """
-        if self._records is None:
+        if not self._begun:
             self._begin()
         self.net.train()
         with tqdm(total=self.config.steps, initial=self.step, unit="step", disable=not progress) as bar:
@@ -192,7 +152,8 @@ class Trainer:
         if found := checkpoint.checkpoints(self.folder):
             raise CheckpointError(f"{found[0]} is of an earlier training: resume it, or choose another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._records = log.rewind(self._metrics, 0)  # it was killed before its first checkpoint, if there is one
+        log.rewind(self._metrics, 0)  # a training that was killed before its first checkpoint may have left one
+        self._begun = True
 
     def _at_boundary(self, progress: bool) -> None:
         """Do what is due after the steps done so far, unless it was done before the training was stopped here."""
@@ -207,7 +168,7 @@ class Trainer:
         return self.step == self.config.steps or (self.step > 0 and self.step % every == 0)
 
     def _step(self) -> log.Record:
-        """Take one step; whatever is raised before its end leaves the weights and the number of steps alone."""
+        """Take one step and record it. Ctrl-C or a NaN before its last moment leaves the weights as they were."""
         started = time.perf_counter()
         try:
             loss = self._gradient()
@@ -219,10 +180,15 @@ class Trainer:
                 self._log(record)
         except FloatingPointError as error:
             raise FloatingPointError(
-                f"step {self.step + 1}: {error}; use a learning rate below {self.config.lr} or a clip_norm, or run "
-                f"inside minifcn.detect_anomaly() to find the op that makes it. Sound checkpoints are kept"
+                f"step {self.step + 1}: {error}; train with lr below {self.config.lr:g} or a clip_norm, or inside "
+                f"minifcn.detect_anomaly() to find the op that made it. {self._last_checkpoint()}"
             ) from error
         return record
+
+    def _last_checkpoint(self) -> str:
+        if self._saved_step is None:
+            return "There is no checkpoint yet"
+        return f"The checkpoint of step {self._saved_step} is sound"
 
     def _gradient(self) -> float:
         """Add up the gradient of the next step's loss over its micro-batches, in their order; return the loss."""
@@ -244,7 +210,6 @@ class Trainer:
         return loss
 
     def _log(self, record: log.Record) -> None:
-        assert self._records is not None
         self._records.append(record)
         log.append(self._metrics, record)
 
@@ -252,10 +217,10 @@ class Trainer:
         return bool(self._records) and self._records[-1]["step"] == self.step and "mean_iu" in self._records[-1]
 
     def _losses(self) -> list[float]:
-        return [record["loss"] for record in self._records or () if "loss" in record]
+        return [record["loss"] for record in self._records if "loss" in record]
 
     def _last_scores(self) -> metrics.Scores | None:
-        for record in reversed(self._records or ()):
+        for record in reversed(self._records):
             if "mean_iu" in record:
                 return metrics.Scores(**{field.name: record[field.name] for field in fields(metrics.Scores)})
         return None
@@ -278,14 +243,14 @@ class Trainer:
             for kind in (_MODEL, _OPTIMIZER)
         )
         try:
-            self.net.load_state_dict(model)
             self.optimizer.load_state_dict(optimizer)
+            self.net.load_state_dict(model)
         except ValueError as error:
             raise CheckpointError(f"{saved.path}: {error}") from error
 
     def _check_same_training(self, saved: Checkpoint) -> None:
         """Raise a CheckpointError that names every setting in which this training differs from the saved one."""
-        then, now = _settings(saved.meta), _settings(json.loads(json.dumps(self.meta)))  # tuples as lists
+        then, now = _settings(saved.meta), _settings(self.meta)
         differences = [
             f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
             for name in sorted(then.keys() | now.keys())
@@ -339,5 +304,5 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if held:
-        signal.raise_signal(signal.SIGINT)
+        if held:
+            signal.raise_signal(signal.SIGINT)

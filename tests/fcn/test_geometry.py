@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minifcn.fcn.geometry import (
@@ -249,34 +249,38 @@ def test_where_fc6_pads_the_upsampled_map_is_cropped_instead():
     assert [fusion.fine_offset for fusion in plan.fusions] == [(0, 0), (0, 0)]
 
 
-def test_each_axis_has_its_own_crops():
-    def plan(fc6: Window) -> SkipPlan:
-        return plan_skips(vgg_like([2, 2, 3, 3, 3], padding=120, fc6=fc6).taps(8))
+@pytest.mark.parametrize("fc6", [(7, 10), (10, 7)])
+def test_each_axis_has_its_own_crops_and_sizes(fc6):
+    def plan(kernel: int | tuple[int, int]) -> SkipPlan:
+        return plan_skips(vgg_like([2, 2, 3, 3, 3], padding=130, fc6=Window(kernel)).taps(8))
 
-    tall, wide = plan(Window(7)), plan(Window(2, padding=1))
-    both = plan(Window((7, 2), padding=(0, 1)))
-
+    tall, wide, both = plan(fc6[0]), plan(fc6[1]), plan(fc6)
     assert both.offset == (tall.offset[0], wide.offset[1])
-    assert both.upsample.kernel == (tall.upsample.kernel[0], wide.upsample.kernel[1])
     for fusion, in_tall, in_wide in zip(both.fusions, tall.fusions, wide.fusions, strict=True):
         assert fusion.fine_offset == (in_tall.fine_offset[0], in_wide.fine_offset[1])
         assert fusion.coarse_offset == (in_tall.coarse_offset[0], in_wide.coarse_offset[1])
-    sides = np.arange(1, 90)
-    heights, widths = both.final_size((sides, sides + 50))
-    assert heights.tolist() == tall.final_size(sides)[0].tolist()
-    assert widths.tolist() == wide.final_size(sides + 50)[1].tolist()
-    covered = both.covers((sides, sides + 50))
-    assert covered.tolist() == (tall.covers(sides) & wide.covers(sides + 50)).tolist()
+
+    h, w = np.arange(1, 90), np.arange(90, 1, -1)
+    heights, widths = both.final_size((h, w))
+    assert heights.tolist() == tall.final_size(h)[0].tolist()
+    assert widths.tolist() == wide.final_size(w)[1].tolist()
+    assert both.covers((h, w)).tolist() == (tall.covers(h) & wide.covers(w)).tolist()
+    assert tall.covers(h).all() != wide.covers(w).all()  # padding 130 is enough for 7, but not for 10
 
 
-@pytest.mark.parametrize("padding", [81, 85, 90, 96])
-def test_a_plan_tells_exactly_which_sizes_are_covered(padding):
-    net = vgg16(padding)
-    plan = plan_skips(net.taps(32))
-    covered = plan.covers(np.arange(1, 300)).tolist()
+def test_each_axis_has_the_upsampling_kernel_that_aligns():
+    plan = plan_skips({2: Window((2, 3), 2, padding=1)})
+    assert plan.upsample == Window((4, 3), 2, transposed=True)
+    assert plan.offset == (2, 1)
+    assert [side.tolist() for side in plan.final_size(6)] == [[10], [7]]  # 4 cells by kernel 4, 3 cells by kernel 3
 
-    assert covered == [is_covered(net, plan, side) for side in range(1, 300)]
-    assert not all(covered)
+
+def test_both_sides_of_an_image_have_to_be_covered():
+    # Of 7 pixels 4 make one cell; kernel 8 enlarges it to 8, of which the first 2 lie outside.
+    plan = plan_skips({4: Window(4, 4)})
+    assert plan.offset == (2, 2)
+    heights, widths = np.array([7, 8, 8]), np.array([8, 7, 8])
+    assert plan.covers((heights, widths)).tolist() == [False, False, True]
 
 
 def test_an_int_counts_as_an_array_of_one_size():
@@ -312,8 +316,9 @@ def random_nets(draw: st.DrawFn) -> Net:
     windows, ends = [Window(draw(st.integers(2, 5)), stride)], {stride: 1}
     for _ in range(draw(st.integers(0, 4))):
         if draw(st.booleans()):
-            windows.append(Window(draw(st.integers(2, 3)), 2, ceil=draw(st.booleans())))
-            stride *= 2
+            pool = Window(draw(st.integers(2, 4)), draw(st.sampled_from([2, 4])), ceil=draw(st.booleans()))
+            windows.append(pool)
+            stride *= pool.stride[0]
         else:
             windows.append(Window(draw(st.integers(1, 4)), padding=draw(st.integers(0, 2))))
         ends[stride] = len(windows)
@@ -322,10 +327,22 @@ def random_nets(draw: st.DrawFn) -> Net:
 
 
 @settings(max_examples=60)
-@given(random_nets())
-def test_the_minimum_padding_of_any_net_is_found_and_covers_by_enumeration(net):
-    sides = range(1, 17)
+@given(random_nets(), st.integers(0, 3))
+@example(Net((Window(3), Window(4, 4, ceil=True), Window(3)), {1: 1, 4: 3}), 0)  # the finer map ends first
+def test_a_plan_tells_the_final_size_and_which_images_are_covered(net, spare):
+    net = net.padded(minimum_padding(net.taps(), sizes=[1]) + spare)
+    plan = plan_skips(net.taps())
+    finals = [final_row(net, plan, side, axis=0) for side in range(1, 25)]
 
+    sides = np.arange(1, 25)
+    cropped = [0 if final is None else final.cells for final in finals]
+    assert np.maximum(plan.final_size(sides)[0] - plan.offset[0], 0).tolist() == cropped
+    assert plan.covers(sides).tolist() == [cells >= side for cells, side in zip(cropped, sides, strict=True)]
+
+
+@settings(max_examples=40)
+@given(random_nets(), st.lists(st.integers(1, 16), min_size=1, max_size=8))
+def test_no_padding_below_the_minimum_covers_all_sides(net, sides):
     def covers_all(padding: int) -> bool:
         padded = net.padded(padding)
         try:
@@ -401,6 +418,7 @@ def test_a_window_method_that_returns_no_geometry_is_refused():
         ({}, None, "taps is empty"),
         ({8: Window(16, 16)}, None, r"taps\[8\] must be a map of stride 8, .*stride 16 vertically and 16"),
         ({4: Window(4, (4, 2))}, None, r"taps\[4\] .*4 vertically and 2 horizontally"),
+        ({4: Window(4, (2, 4))}, None, r"taps\[4\] .*2 vertically and 4 horizontally"),
         ({6: Window(6, 6), 4: Window(4, 4)}, None, "stride 6 must be a multiple of the next finer one, 4"),
         ({4: Window(4, 4)}, {4: Window(4, 2, transposed=True)}, r"upsampling\[4\] must be .*stride 4, got Window"),
         ({4: Window(4, 4)}, {4: Window(4, 4)}, r"upsampling\[4\] must be transposed"),

@@ -1,17 +1,17 @@
 """The convolution kernels in Numba, as one would write them on a blackboard.
 
-Each sum is a nest of loops in the order of its equation, with two things to note. The innermost loop runs along
-a row, where neighbours in memory lie, so the compiler turns it into vector instructions; and the bounds of that
-loop are worked out beforehand (`valid_outputs`), so that padding costs no test and no zeros are multiplied.
+Each sum is a nest of loops over its equation's indices, with two things to note. The innermost loop runs along a
+row, where neighbours in memory lie, so that with stride 1 the compiler makes vector instructions of it; and
+its bounds are worked out beforehand (`valid_outputs`), so that padding costs no test and no zeros are multiplied.
 
-Every thread owns whole outputs (a plane, or the filters of an output channel) and adds to them in a fixed
+Every thread owns whole outputs (a plane, or one filter) and adds to them in a fixed
 order: the same bits for any number of threads.
 """
 
 import numpy as np
 from numba import prange
 
-from minifcn_kernels.conv2d.contract import conv2d, conv2d_grad_input, conv2d_grad_weight, conv_geometry
+from minifcn_kernels.conv2d.contract import conv_geometry
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.spatial import IntOrPair, Pair
@@ -25,7 +25,35 @@ def valid_outputs(outputs: int, size: int, offset: int, stride: int) -> Pair:
     return first, max(first, last)
 
 
-@conv2d.implementation("numba")
+@inlined
+def add_scaled(y: Array, i: int, i_step: int, x: Array, h: int, h_step: int, count: int, scale: float) -> None:
+    """y[i + j·i_step] += scale · x[h + j·h_step] for j < count, of two flat arrays.
+
+    Indices are unsigned: that spares the test for negative ones, which would keep the compiler from using vectors.
+    """
+    i, h, i_step, h_step, count = np.uint64(i), np.uint64(h), np.uint64(i_step), np.uint64(h_step), np.uint64(count)
+    if i_step == 1 and h_step == 1:
+        for j in range(count):
+            y[i + j] += scale * x[h + j]
+    else:
+        for j in range(count):
+            y[i + j * i_step] += scale * x[h + j * h_step]
+
+
+@inlined
+def dot(a: Array, i: int, b: Array, h: int, h_step: int, count: int) -> float:
+    """Return Σ_j a[i + j] · b[h + j·h_step] for j < count, of two flat arrays; unsigned as in `add_scaled`."""
+    i, h, h_step, count = np.uint64(i), np.uint64(h), np.uint64(h_step), np.uint64(count)
+    total = a.dtype.type(0)
+    if h_step == 1:
+        for j in range(count):
+            total += a[i + j] * b[h + j]
+    else:
+        for j in range(count):
+            total += a[i + j] * b[h + j * h_step]
+    return total
+
+
 def conv2d_loops(
     x: Array,
     w: Array,
@@ -36,7 +64,7 @@ def conv2d_loops(
     dilation: IntOrPair = 1,
     groups: int = 1,
 ) -> Array:
-    """`conv2d`: one thread owns one row of one output plane."""
+    """`conv2d`: one thread owns one output plane."""
     g = conv_geometry(x.shape, w.shape, stride, padding, dilation, groups)
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y: Array = _conv2d(x, w, bias, (g.OH, g.OW), g.stride, g.padding, g.dilation, g.groups)
@@ -48,29 +76,29 @@ def _conv2d(x: Array, w: Array, b: Array, out: Pair, stride: Pair, padding: Pair
     N, C, H, W = x.shape
     K, C_per_group, R, S = w.shape
     OH, OW = out
-    y = np.empty((N, K, OH, OW), x.dtype)
-    for row in prange(N * K * OH):
-        i = row % OH
-        k = row // OH % K
-        n = row // OH // K
+    x = x.reshape(-1)
+    y = np.empty(N * K * OH * OW, x.dtype)
+    for plane in prange(N * K):
+        k = plane % K
+        n = plane // K
         c0 = k // (K // groups) * C_per_group  # the first input channel of k's group
-        y_row = y[n, k, i]
-        y_row[:] = b[k]
-        for c in range(C_per_group):
-            for r in range(R):
-                h = i * stride[0] + r * dilation[0] - padding[0]
-                if 0 <= h < H:
-                    x_row = x[n, c0 + c, h]
-                    for s in range(S):
-                        offset = s * dilation[1] - padding[1]
-                        j0, j1 = valid_outputs(OW, W, offset, stride[1])
-                        weight = w[k, c, r, s]
-                        for j in range(j0, j1):
-                            y_row[j] += weight * x_row[j * stride[1] + offset]
-    return y
+        y_plane = plane * OH * OW
+        y[y_plane : y_plane + OH * OW] = b[k]
+        for r in range(R):
+            offset_h = r * dilation[0] - padding[0]
+            i0, i1 = valid_outputs(OH, H, offset_h, stride[0])
+            for s in range(S):
+                offset_w = s * dilation[1] - padding[1]
+                j0, j1 = valid_outputs(OW, W, offset_w, stride[1])
+                for c in range(C_per_group):
+                    x_plane = (n * C + c0 + c) * H * W
+                    for i in range(i0, i1):
+                        y_first = y_plane + i * OW + j0
+                        x_first = x_plane + (i * stride[0] + offset_h) * W + j0 * stride[1] + offset_w
+                        add_scaled(y, y_first, 1, x, x_first, stride[1], j1 - j0, w[k, c, r, s])
+    return y.reshape(N, K, OH, OW)
 
 
-@conv2d_grad_input.implementation("numba")
 def conv2d_grad_input_loops(
     gy: Array,
     w: Array,
@@ -102,28 +130,29 @@ def _conv2d_grad_input(
     _, K, OH, OW = gy.shape
     _, C_per_group, R, S = w.shape
     K_per_group = K // groups
-    gx = np.zeros((N, C, H, W), gy.dtype)
+    gy = gy.reshape(-1)
+    gx = np.zeros(N * C * H * W, gy.dtype)
     for plane in prange(N * C):
         c = plane % C
         n = plane // C
         k0 = c // C_per_group * K_per_group  # the first output channel of c's group
-        for k in range(k0, k0 + K_per_group):
-            for r in range(R):
-                offset_h = r * dilation[0] - padding[0]
-                i0, i1 = valid_outputs(OH, H, offset_h, stride[0])
-                for i in range(i0, i1):
-                    gx_row = gx[n, c, i * stride[0] + offset_h]
-                    gy_row = gy[n, k, i]
-                    for s in range(S):
-                        offset_w = s * dilation[1] - padding[1]
-                        j0, j1 = valid_outputs(OW, W, offset_w, stride[1])
+        gx_plane = plane * H * W
+        for r in range(R):
+            offset_h = r * dilation[0] - padding[0]
+            i0, i1 = valid_outputs(OH, H, offset_h, stride[0])
+            for s in range(S):
+                offset_w = s * dilation[1] - padding[1]
+                j0, j1 = valid_outputs(OW, W, offset_w, stride[1])
+                for k in range(k0, k0 + K_per_group):
+                    gy_plane = (n * K + k) * OH * OW
+                    for i in range(i0, i1):
+                        gx_first = gx_plane + (i * stride[0] + offset_h) * W + j0 * stride[1] + offset_w
+                        gy_first = gy_plane + i * OW + j0
                         weight = w[k, c % C_per_group, r, s]
-                        for j in range(j0, j1):
-                            gx_row[j * stride[1] + offset_w] += weight * gy_row[j]
-    return gx
+                        add_scaled(gx, gx_first, stride[1], gy, gy_first, 1, j1 - j0, weight)
+    return gx.reshape(N, C, H, W)
 
 
-@conv2d_grad_weight.implementation("numba")
 def conv2d_grad_weight_loops(
     x: Array,
     gy: Array,
@@ -149,23 +178,24 @@ def _conv2d_grad_weight(
     OH, OW = gy.shape[2:]
     K, C_per_group, R, S = w_shape
     K_per_group = K // (C // C_per_group)
+    x = x.reshape(-1)
+    gy = gy.reshape(-1)
     gw = np.zeros(w_shape, x.dtype)
     for kc in prange(K * C_per_group):
         k = kc // C_per_group
         c = kc % C_per_group
         c0 = k // K_per_group * C_per_group  # the first input channel of k's group
-        for n in range(N):
-            for r in range(R):
-                offset_h = r * dilation[0] - padding[0]
-                i0, i1 = valid_outputs(OH, H, offset_h, stride[0])
-                for i in range(i0, i1):
-                    x_row = x[n, c0 + c, i * stride[0] + offset_h]
-                    gy_row = gy[n, k, i]
-                    for s in range(S):
-                        offset_w = s * dilation[1] - padding[1]
-                        j0, j1 = valid_outputs(OW, W, offset_w, stride[1])
-                        row_sum = x.dtype.type(0)
-                        for j in range(j0, j1):
-                            row_sum += gy_row[j] * x_row[j * stride[1] + offset_w]
-                        gw[k, c, r, s] += row_sum
+        for r in range(R):
+            offset_h = r * dilation[0] - padding[0]
+            i0, i1 = valid_outputs(OH, H, offset_h, stride[0])
+            for s in range(S):
+                offset_w = s * dilation[1] - padding[1]
+                j0, j1 = valid_outputs(OW, W, offset_w, stride[1])
+                for n in range(N):
+                    x_plane = (n * C + c0 + c) * H * W
+                    gy_plane = (n * K + k) * OH * OW
+                    for i in range(i0, i1):
+                        x_first = x_plane + (i * stride[0] + offset_h) * W + j0 * stride[1] + offset_w
+                        gy_first = gy_plane + i * OW + j0
+                        gw[k, c, r, s] += dot(gy, gy_first, x, x_first, stride[1], j1 - j0)
     return gw

@@ -1,0 +1,110 @@
+"""The cross-entropy kernels in Numba: one thread owns one row of pixels and goes through it class by class.
+
+Neighbours in a row lie side by side in memory, the classes of one pixel lie a whole plane apart. So each pass over
+the classes runs along the row and keeps one running value per pixel: the maximum, then the sum of exponentials.
+"""
+
+import numpy as np
+from numba import prange
+
+from minifcn_kernels.cross_entropy.contract import (
+    Reduction,
+    label_and_cotangent,
+    label_and_weight,
+    reduce,
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+)
+from minifcn_kernels.jit import Array, compiled, inlined
+
+
+@softmax_cross_entropy.implementation("numba")
+def softmax_cross_entropy_loops(
+    logits: Array,
+    target: Array,
+    *,
+    weight: Array | None = None,
+    mask: Array | None = None,
+    ignore_index: int = 255,
+    reduction: Reduction = "mean",
+) -> Array:
+    """`softmax_cross_entropy`: a loss per pixel, compiled; their sum, in NumPy."""
+    label, v = label_and_weight(logits, target, weight, mask, ignore_index)
+    return reduce(_pixel_losses(logits, label, v), v, reduction)
+
+
+@compiled
+def _pixel_losses(logits: Array, label: Array, v: Array) -> Array:
+    N, C, H, W = logits.shape
+    loss = np.empty((N, H, W), logits.dtype)
+    for row in prange(N * H):
+        n = row // H
+        h = row % H
+        z = logits[n]
+        largest = largest_logits(z, h)
+        for w in range(W):
+            # How far the target lies below the winner: exact, or nearly, however large both are. It is stored before
+            # the logarithm is known, or else the compiler, which may reorder sums, would add that to the winner first.
+            loss[n, h, w] = largest[w] - z[label[n, h, w], h, w]
+        sums = np.zeros(W, z.dtype)
+        for c in range(C):
+            for w in range(W):
+                sums[w] += np.exp(z[c, h, w] - largest[w])
+        for w in range(W):
+            loss[n, h, w] = 0 if v[n, h, w] == 0 else v[n, h, w] * (np.log(sums[w]) + loss[n, h, w])
+    return loss
+
+
+@softmax_cross_entropy_grad.implementation("numba")
+def softmax_cross_entropy_grad_loops(
+    gy: Array,
+    logits: Array,
+    target: Array,
+    *,
+    weight: Array | None = None,
+    mask: Array | None = None,
+    ignore_index: int = 255,
+    reduction: Reduction = "mean",
+) -> Array:
+    """`softmax_cross_entropy_grad`: the exponentials are written where the gradient will be."""
+    label, u = label_and_cotangent(gy, logits, target, weight, mask, ignore_index, reduction)
+    g: Array = _logit_gradients(logits, label, u)
+    return g
+
+
+@compiled
+def _logit_gradients(logits: Array, label: Array, u: Array) -> Array:
+    N, C, H, W = logits.shape
+    grad = np.empty(logits.shape, logits.dtype)
+    for row in prange(N * H):
+        n = row // H
+        h = row % H
+        z, g = logits[n], grad[n]
+        largest = largest_logits(z, h)
+        sums = np.zeros(W, z.dtype)
+        for c in range(C):
+            for w in range(W):
+                g[c, h, w] = np.exp(z[c, h, w] - largest[w])
+                sums[w] += g[c, h, w]
+        scale = np.empty(W, z.dtype)
+        for w in range(W):
+            scale[w] = u[n, h, w] / sums[w]
+        for c in range(C):
+            for w in range(W):
+                g[c, h, w] = 0 if u[n, h, w] == 0 else g[c, h, w] * scale[w]
+        for w in range(W):
+            g[label[n, h, w], h, w] -= u[n, h, w]
+    return grad
+
+
+@inlined
+def largest_logits(z: Array, h: int) -> Array:
+    """Return the largest logit of each pixel of row h, (W,), given an image's logits, (C, H, W).
+
+    NaN may get lost here; its exponential brings it back.
+    """
+    largest = z[0, h].copy()
+    for c in range(1, len(z)):
+        for w in range(len(largest)):
+            largest[w] = max(largest[w], z[c, h, w])
+    return largest

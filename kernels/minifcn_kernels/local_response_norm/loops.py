@@ -1,0 +1,80 @@
+"""Local response normalisation in Numba: one thread owns one row of pixels, through all channels.
+
+Powers cost far more than sums, so the few squares of a window are simply added again for every channel. A running
+sum would take off what it once added, and be left with the rounding errors of channels long gone.
+"""
+
+import numpy as np
+from numba import prange
+
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.local_response_norm.contract import (
+    check_constants,
+    local_response_norm,
+    local_response_norm_grad,
+)
+
+
+@local_response_norm.implementation("numba")
+def local_response_norm_loops(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    """`local_response_norm`, row by row."""
+    check_constants(size, alpha, k)
+    y: Array = _local_response_norm(x, size, float(alpha), float(beta), float(k))
+    return y
+
+
+@compiled
+def _local_response_norm(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    N, C, H, W = x.shape
+    exponent = x.dtype.type(-beta)  # of the data's own type: a float64 here would make every power a float64 one
+    y = np.empty(x.shape, x.dtype)
+    for row in prange(N * H):
+        n = row // H
+        h = row % H
+        scale = np.empty(W, x.dtype)
+        for c in range(C):
+            fill_scale(scale, x[n], h, c, size, alpha, k)
+            for w in range(W):
+                y[n, c, h, w] = x[n, c, h, w] * scale[w] ** exponent
+    return y
+
+
+@inlined
+def fill_scale(scale: Array, x: Array, h: int, c: int, size: int, alpha: float, k: float) -> None:
+    """Write channel c's ``scale`` at row h, (W,), given an image, (C, H, W)."""
+    scale[:] = k
+    share = x.dtype.type(alpha / size)
+    for d in range(max(0, c - size // 2), min(len(x), c + (size - 1) // 2 + 1)):
+        for w in range(len(scale)):
+            scale[w] += share * x[d, h, w] * x[d, h, w]
+
+
+@local_response_norm_grad.implementation("numba")
+def local_response_norm_grad_loops(gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    """`local_response_norm_grad`, row by row."""
+    check_constants(size, alpha, k)
+    gx: Array = _local_response_norm_grad(gy, x, size, float(alpha), float(beta), float(k))
+    return gx
+
+
+@compiled
+def _local_response_norm_grad(gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    N, C, H, W = x.shape
+    factor = x.dtype.type(2 * alpha * beta / size)
+    exponent = x.dtype.type(-beta)
+    gx = np.empty(x.shape, x.dtype)
+    for row in prange(N * H):
+        n = row // H
+        h = row % H
+        scale = np.empty(W, x.dtype)
+        through_scale = np.empty((C, W), x.dtype)  # gy_e · x_e · scale_e^(−beta − 1), for every channel e
+        for c in range(C):
+            fill_scale(scale, x[n], h, c, size, alpha, k)
+            for w in range(W):
+                gx[n, c, h, w] = gy[n, c, h, w] * scale[w] ** exponent
+                through_scale[c, w] = gx[n, c, h, w] * x[n, c, h, w] / scale[w]
+        for c in range(C):
+            for e in range(max(0, c - (size - 1) // 2), min(C, c + size // 2 + 1)):
+                for w in range(W):
+                    gx[n, c, h, w] -= factor * x[n, c, h, w] * through_scale[e, w]
+    return gx

@@ -1,0 +1,251 @@
+"""The pooling kernels in Numba: position by position of the window, a row of outputs at a time.
+
+The innermost loop takes one position (r, s) of all windows in a row. It runs over slices that start where the
+first window sees the input, so it needs no test for padding. Strides 1 and 2 are written out as constants, and
+the maximum as a choice instead of a jump: only then does the compiler make vector instructions of it, five times
+as fast for 2×2 windows.
+
+Every thread owns whole outputs (a row forward, a plane backward), clears them and adds to them in a fixed order: the
+same bits for any number of threads. (`np.zeros` would be one more parallel loop, and one more second to compile.)
+"""
+
+import numpy as np
+from numba import prange
+
+from minifcn_kernels.conv2d.loops import valid_outputs
+from minifcn_kernels.dispatch import check_shape
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.pool2d.contract import (
+    INDEX,
+    avg_pool2d,
+    avg_pool2d_grad,
+    check_index,
+    max_pool2d,
+    max_pool2d_grad,
+    pool_geometry,
+    window_counts,
+)
+from minifcn_kernels.spatial import IntOrPair, Pair
+
+
+@max_pool2d.implementation("numba")
+def max_pool2d_loops(
+    x: Array,
+    kernel_size: IntOrPair,
+    *,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """`max_pool2d`: one thread owns one row of one output plane."""
+    g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    y, index = _max_pool2d(x, (g.OH, g.OW), g.kernel, g.stride, g.padding, g.dilation)
+    return y, index
+
+
+@compiled
+def _max_pool2d(x: Array, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Array, Array]:
+    N, C, H, W = x.shape
+    OH, OW = out
+    y = np.empty((N, C, OH, OW), x.dtype)
+    index = np.empty((N, C, OH, OW), np.int32)
+    for row in prange(N * C * OH):
+        i = row % OH
+        c = row // OH % C
+        n = row // OH // C
+        y_row = y[n, c, i]
+        index_row = index[n, c, i]
+        # Begin with the first element that each window sees, not with −∞: that one must win over the padding.
+        top = i * stride[0] - padding[0]
+        h = first_inside(top, dilation[0])
+        for j in range(OW):
+            w = first_inside(j * stride[1] - padding[1], dilation[1])
+            y_row[j] = x[n, c, h, w]
+            index_row[j] = h * W + w
+        for r in range(kernel[0]):
+            h = top + r * dilation[0]
+            if 0 <= h < H:
+                for s in range(kernel[1]):
+                    offset = s * dilation[1] - padding[1]
+                    j0, j1 = valid_outputs(OW, W, offset, stride[1])
+                    w0 = j0 * stride[1] + offset
+                    best, best_index, x_row = y_row[j0:j1], index_row[j0:j1], x[n, c, h, w0:]
+                    if stride[1] == 1:
+                        take_larger(best, best_index, x_row, h * W + w0, 1)
+                    elif stride[1] == 2:
+                        take_larger(best, best_index, x_row, h * W + w0, 2)
+                    else:
+                        take_larger(best, best_index, x_row, h * W + w0, stride[1])
+    return y, index
+
+
+@inlined
+def first_inside(start: int, dilation: int) -> int:
+    """Return the first position ≥ 0 of a window that starts at ``start``."""
+    return start if start >= 0 else start % dilation
+
+
+@inlined
+def take_larger(best: Array, best_index: Array, x_row: Array, position: int, stride: int) -> None:
+    """Let ``x_row[j·stride]``, with index ``position + j·stride``, win over ``best[j]`` if larger or the first NaN."""
+    for j in range(len(best)):
+        value = x_row[j * stride]
+        # `not ≤` is true of NaN as well, and best == best is false once NaN has won.
+        wins = not value <= best[j] and best[j] == best[j]
+        best[j] = value if wins else best[j]
+        best_index[j] = np.int32(position) + np.int32(j * stride) if wins else best_index[j]
+
+
+@max_pool2d_grad.implementation("numba")
+def max_pool2d_grad_loops(
+    gy: Array,
+    index: Array,
+    x_shape: tuple[int, int, int, int],
+    kernel_size: IntOrPair,
+    *,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """`max_pool2d_grad`: one thread owns one plane of the input's gradient and scatters into it."""
+    g = pool_geometry(x_shape, kernel_size, stride, padding, dilation, ceil_mode)
+    check_shape("max_pool2d_grad", "gy", gy.shape, g.y_shape)
+    check_index(index, g)  # compiled code would write anywhere
+    gx: Array = _max_pool2d_grad(gy, index.astype(INDEX, copy=False), g.x_shape)
+    return gx
+
+
+@compiled
+def _max_pool2d_grad(gy: Array, index: Array, x_shape: tuple[int, int, int, int]) -> Array:
+    N, C, H, W = x_shape
+    OH, OW = gy.shape[2:]
+    gx = np.empty(x_shape, gy.dtype)
+    for plane in prange(N * C):
+        c = plane % C
+        n = plane // C
+        gx_plane = gx[n, c].reshape(H * W)
+        for position in range(H * W):
+            gx_plane[position] = 0
+        for i in range(OH):
+            for j in range(OW):
+                gx_plane[index[n, c, i, j]] += gy[n, c, i, j]
+    return gx
+
+
+@avg_pool2d.implementation("numba")
+def avg_pool2d_loops(
+    x: Array,
+    kernel_size: IntOrPair,
+    *,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """`avg_pool2d`: one thread owns one row of one output plane."""
+    g = pool_geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
+    rows, columns = window_counts(g, count_include_pad, x.dtype)
+    y: Array = _avg_pool2d(x, rows, columns, g.kernel, g.stride, g.padding)
+    return y
+
+
+@compiled
+def _avg_pool2d(x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
+    N, C, H, W = x.shape
+    OH, OW = len(rows), len(columns)
+    y = np.empty((N, C, OH, OW), x.dtype)
+    for row in prange(N * C * OH):
+        i = row % OH
+        c = row // OH % C
+        n = row // OH // C
+        y_row = y[n, c, i]
+        for j in range(OW):
+            y_row[j] = 0
+        for r in range(kernel[0]):
+            h = i * stride[0] + r - padding[0]
+            if 0 <= h < H:
+                for s in range(kernel[1]):
+                    offset = s - padding[1]
+                    j0, j1 = valid_outputs(OW, W, offset, stride[1])
+                    sums, x_row = y_row[j0:j1], x[n, c, h, j0 * stride[1] + offset :]
+                    if stride[1] == 1:
+                        add_every(sums, x_row, 1)
+                    elif stride[1] == 2:
+                        add_every(sums, x_row, 2)
+                    else:
+                        add_every(sums, x_row, stride[1])
+        for j in range(OW):
+            y_row[j] /= rows[i] * columns[j]
+    return y
+
+
+@inlined
+def add_every(sums: Array, x_row: Array, stride: int) -> None:
+    """Add every ``stride``-th element of ``x_row`` to ``sums``."""
+    for j in range(len(sums)):
+        sums[j] += x_row[j * stride]
+
+
+@avg_pool2d_grad.implementation("numba")
+def avg_pool2d_grad_loops(
+    gy: Array,
+    x_shape: tuple[int, int, int, int],
+    kernel_size: IntOrPair,
+    *,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """`avg_pool2d_grad`: one thread owns one plane of the input's gradient."""
+    g = pool_geometry(x_shape, kernel_size, stride, padding, 1, ceil_mode)
+    check_shape("avg_pool2d_grad", "gy", gy.shape, g.y_shape)
+    rows, columns = window_counts(g, count_include_pad, gy.dtype)
+    gx: Array = _avg_pool2d_grad(gy, rows, columns, g.x_shape, g.kernel, g.stride, g.padding)
+    return gx
+
+
+@compiled
+def _avg_pool2d_grad(
+    gy: Array,
+    rows: Array,
+    columns: Array,
+    x_shape: tuple[int, int, int, int],
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+) -> Array:
+    N, C, H, W = x_shape
+    OH, OW = len(rows), len(columns)
+    gx = np.empty(x_shape, gy.dtype)
+    for plane in prange(N * C):
+        c = plane % C
+        n = plane // C
+        for h in range(H):
+            for w in range(W):
+                gx[n, c, h, w] = 0
+        share = np.empty(OW, gy.dtype)  # what each element of a window gets
+        for i in range(OH):
+            for j in range(OW):
+                share[j] = gy[n, c, i, j] / (rows[i] * columns[j])
+            for r in range(kernel[0]):
+                h = i * stride[0] + r - padding[0]
+                if 0 <= h < H:
+                    for s in range(kernel[1]):
+                        offset = s - padding[1]
+                        j0, j1 = valid_outputs(OW, W, offset, stride[1])
+                        gx_row = gx[n, c, h, j0 * stride[1] + offset :]
+                        if stride[1] == 1:
+                            add_to_every(gx_row, share[j0:j1], 1)
+                        else:
+                            add_to_every(gx_row, share[j0:j1], stride[1])
+    return gx
+
+
+@inlined
+def add_to_every(gx_row: Array, share: Array, stride: int) -> None:
+    """Add ``share`` to every ``stride``-th element of ``gx_row``."""
+    for j in range(len(share)):
+        gx_row[j * stride] += share[j]

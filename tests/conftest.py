@@ -1,0 +1,16 @@
+"""Hypothesis profiles: a quick one that always tries the same examples, a thorough one that looks for new ones.
+
+``MINIFCN_TEST_PROFILE=thorough pytest`` chooses the second.
+"""
+
+import os
+
+from hypothesis import settings
+
+# Some tests compare one thread with two, on a machine of one core as well. Numba reads this when it is imported.
+os.environ["NUMBA_NUM_THREADS"] = "2"
+
+# No deadline: the first example of a kernel may compile it, which takes seconds.
+settings.register_profile("quick", max_examples=20, derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("thorough", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("MINIFCN_TEST_PROFILE", "quick"))

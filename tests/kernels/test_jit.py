@@ -1,0 +1,120 @@
+"""The wrapper of Numba: one cache folder per state of the sources, one word when it compiles, repair of damage."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from minifcn_kernels import jit
+
+# The smallest kernel, run once; then what Numba's own setting is.
+PROGRAM = """
+import numba
+import numpy as np
+import minifcn_kernels as kernels
+
+numba.config.CACHE_DIR = "the user's"
+y = kernels.crop(np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3), (1, 1), (2, 2))
+assert y.tolist() == [[[[4, 5], [7, 8]]]], y
+assert numba.config.CACHE_DIR == "the user's"
+"""
+
+
+def run_program(cache):
+    """Run a kernel in a new process; return what it said."""
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache), "NUMBA_DISABLE_JIT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == ""
+    return process.stderr
+
+
+def test_compiled_code_is_announced_kept_reused_and_repaired(tmp_path):
+    first = run_program(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert first == f"minifcn: compiling kernels for this CPU (once; later runs load them from {folder})\n"
+    assert folder.stat().st_mode & 0o077 == 0  # nobody else may write code that we would run
+
+    assert run_program(tmp_path) == ""
+
+    for suffix in (".nbc", ".nbi"):  # the code, and the index that leads to it
+        (file,) = folder.rglob(f"*{suffix}")
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        damaged, compiling = run_program(tmp_path).splitlines()
+        assert damaged.startswith(f"minifcn: the compiled kernel in {folder}")
+        assert damaged.endswith("compiling it anew")
+        assert compiling.startswith("minifcn: compiling kernels")
+    assert run_program(tmp_path) == ""
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A copy of the kernels' sources that `cache_folder` takes for the real ones."""
+    copy = tmp_path / "minifcn_kernels"
+    shutil.copytree(Path(jit.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(jit, "__file__", str(copy / "jit.py"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    return copy
+
+
+def folder():
+    return jit.cache_folder.__wrapped__()
+
+
+def test_unchanged_sources_keep_their_cache_folder(sources):
+    before = folder()
+    (sources / "notes.txt").write_text("not code")
+    assert folder() == before
+
+
+def test_a_changed_source_gets_a_new_cache_folder(sources):
+    before = folder()
+    helper = sources / "spatial.py"
+    helper.write_text(helper.read_text() + "\n")
+    assert folder() != before
+
+
+def test_a_renamed_source_gets_a_new_cache_folder(sources):
+    before = folder()
+    (sources / "spatial.py").rename(sources / "space.py")
+    assert folder() != before
+
+
+def test_checked_code_is_kept_apart_from_unchecked(sources, monkeypatch):
+    before = folder()
+    monkeypatch.setattr(numba.config, "BOUNDSCHECK", 1 if numba.config.BOUNDSCHECK != 1 else 0)
+    assert folder() != before
+
+
+def test_the_cache_lies_in_the_users_own_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert folder().parent == tmp_path / "minifcn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert folder().parent == tmp_path / "home" / ".cache" / "minifcn"
+
+
+def test_each_combination_of_types_is_specialised_once(monkeypatch):
+    made = []
+
+    def specialise(function, arguments):
+        made.append(arguments)
+        return function
+
+    monkeypatch.setattr(jit, "_specialise", specialise)
+    double = jit.compiled(lambda x, factor: x * factor)
+    for x in (np.ones(3), np.zeros(5), np.ones(3, np.float32), np.ones((2, 2))):
+        np.testing.assert_array_equal(double(x, 2), x * 2)
+        np.testing.assert_array_equal(double(x, 3), x * 3)
+    assert len(made) == 3  # float64 and float32 rows, float64 planes

@@ -1,0 +1,84 @@
+"""The pooling ops: their gradients, what forward keeps for backward, and their options."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from differences import gradient
+from geometry import SEEDS, distinct, normal, poolings
+from minifcn import Tensor, ops
+from minifcn_kernels import use_backend
+
+backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
+
+
+def backward(op, x, gy, **options):
+    """Return op's output and the gradient of x, as arrays."""
+    x = Tensor(x, requires_grad=True)
+    y = op(x, **options)
+    y.backward(gy)
+    return y.data, x.grad
+
+
+@backends
+@given(poolings(dilated=True), SEEDS)
+def test_max_pool2d_agrees_with_central_differences(backend, g, seed):
+    x = distinct(seed, g.x_shape)
+    with use_backend(backend):
+        gy = normal(seed, ops.max_pool2d(Tensor(x), **g.options).shape)
+        _, gx = backward(ops.max_pool2d, x, gy, **g.options)
+        expected = gradient(lambda x: ops.max_pool2d(Tensor(x), **g.options).data, x, gy)
+    np.testing.assert_allclose(gx, expected, atol=1e-8)
+
+
+@backends
+@given(poolings(dilated=False), SEEDS)
+def test_avg_pool2d_agrees_with_central_differences(backend, g, seed):
+    x = normal(seed, g.x_shape)
+    with use_backend(backend):
+        gy = normal(seed + 1, ops.avg_pool2d(Tensor(x), **g.options).shape)
+        _, gx = backward(ops.avg_pool2d, x, gy, **g.options)
+        expected = gradient(lambda x: ops.avg_pool2d(Tensor(x), **g.options).data, x, gy)
+    np.testing.assert_allclose(gx, expected, atol=1e-8)
+
+
+@backends
+def test_of_equal_elements_the_first_gets_the_whole_gradient(backend):
+    with use_backend(backend):
+        _, gx = backward(ops.max_pool2d, np.ones((1, 1, 2, 4)), np.array([[[[5.0, 7.0]]]]), kernel_size=2)
+    np.testing.assert_array_equal(gx[0, 0], [[5, 0, 7, 0], [0, 0, 0, 0]])
+
+
+@backends
+def test_an_element_that_wins_twice_gets_both_gradients(backend):
+    x = np.array([[[[0.0, 9.0, 1.0]]]])
+    with use_backend(backend):
+        y, gx = backward(ops.max_pool2d, x, np.array([[[[5.0, 7.0]]]]), kernel_size=(1, 2), stride=1)
+    np.testing.assert_array_equal(y, [[[[9, 9]]]])
+    np.testing.assert_array_equal(gx, [[[[0, 12, 0]]]])
+
+
+@pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
+def test_the_stride_is_the_kernel_size_unless_told(op):
+    x = Tensor(np.zeros((1, 1, 6, 6)))
+    assert op(x, (2, 3)).shape == (1, 1, 3, 2)
+    assert op(x, (2, 3), stride=1).shape == (1, 1, 5, 4)
+
+
+@pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_dtype_stays(op, dtype):
+    y, gx = backward(op, normal(0, (1, 1, 4, 4), dtype), np.ones((1, 1, 2, 2), dtype), kernel_size=2)
+    assert y.dtype == gx.dtype == dtype
+
+
+@pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
+def test_backward_runs_on_the_backend_of_forward(op):
+    """Forward in NumPy and backward outside the ``with``: bits as from NumPy's gradient."""
+    x, gy = normal(0, (1, 2, 7, 7), np.float32), normal(1, (1, 2, 3, 3), np.float32)
+    with use_backend("numpy"):
+        _, expected = backward(op, x, gy, kernel_size=3, stride=2)
+        tensor = Tensor(x, requires_grad=True)
+        y = op(tensor, 3, stride=2)
+    y.backward(gy)
+    assert tensor.grad.tobytes() == expected.tobytes()
