@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weight-decay", type=float, default=5e-4, help="pull of weights to 0 (default: 5e-4, FCN §4.3)"
     )
     command.add_argument("--clip-norm", type=float, default=1.0, help="longest gradient (default: 1)")
-    command.add_argument("--augment", action="store_true", help="mirror and shift training images (FCN §4.3)")
+    command.add_argument("--augment", action="store_true", help="shift training images, and mirror all but digits (FCN §4.3)")
     command.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of a coarser run")
     command.add_argument("--seed", type=int, default=0, help="names all random numbers (default: 0)")
     command.add_argument("--out", type=Path, help="folder for the run (default: runs/SOURCE-fcnSTRIDEs)")
@@ -190,7 +190,8 @@ def _train(options: argparse.Namespace) -> None:
     drawn = source["kind"] != "folder"
     train_set, validation = _open(source, "train"), _open(source, "val")
     if options.augment:
-        train_set = augment.Augmented(train_set, options.seed)
+        # A mirrored digit is no digit.
+        train_set = augment.Augmented(train_set, options.seed, mirror=source["kind"] != "digits")
     spec = nets.NetSpec(
         classifier="tiny_vgg", num_classes=len(train_set.classes), channels=train_set.channels, stride=options.stride
     )

@@ -268,7 +268,7 @@ class Tensor:
         if grad is None:
             if self._data.size != 1:
                 raise ValueError(f"backward: pass grad, the cotangent; only one number has a default, not {self.shape}")
-            grad = np.ones_like(self._data)
+            grad = np.ones(self.shape, self.dtype)
         elif not isinstance(grad, np.ndarray):
             raise TypeError(f"backward: grad must be an array, got {type(grad).__name__}")
         elif grad.shape != self.shape or grad.dtype != self.dtype:
@@ -393,17 +393,17 @@ def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
 def _backpropagate(root: Node, grad: Array) -> None:
     """Walk from ``root`` to the leaves, adding up the cotangents that reach a node before they go on from it."""
     order = topological_order(root)
-    if any(function.released for function in order):
-        raise RuntimeError(
-            "backward: part of this graph was already walked by an earlier backward, which freed what it kept; "
-            "run the forward again, or add the losses and call backward once"
-        )
+    for function in order:
+        if function.released:
+            raise RuntimeError(
+                "backward: part of this graph was already walked by an earlier backward, which freed what it kept; "
+                "run the forward again, or add the losses and call backward once"
+            )
     pending: dict[Node, Array] = {root: grad}
     owned: set[Node] = set()  # nodes whose pending array nobody else can see, so that it may be added to in place
     while order:
         function = order.pop()
         cotangent = pending.pop(function, None)
-        owned.discard(function)
         if cotangent is not None:  # None: every function that used this output returned None for it
             if function._retaining is not None and (tensor := function._retaining()) is not None:
                 tensor._receive(cotangent, owned=False)

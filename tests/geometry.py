@@ -87,7 +87,7 @@ def poolings(draw, *, dilated, ceil=True):
 @st.composite
 def crops(draw):
     """Return the shape of a map, and the offset and size of a rectangle in it."""
-    offset, size, behind = ((draw(st.integers(low, 4)), draw(st.integers(low, 4))) for low in (0, 1, 0))
+    offset, size, behind = ((draw(st.integers(low, 3)), draw(st.integers(low, 3))) for low in (0, 1, 0))
     N, C = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     return (N, C, *(o + s + b for o, s, b in zip(offset, size, behind, strict=True))), offset, size
 

@@ -41,18 +41,14 @@ def test_forward_stops_at_the_op_that_made_it_and_names_the_users_line():
 
 
 def test_an_infinity_is_told_from_a_nan():
-    with (
-        detect_anomaly(),
-        pytest.raises(FloatingPointError, match="Exp: the output holds an infinity, made from finite"),
-    ):
+    message = "Exp: the output holds an infinity, made from finite values"
+    with detect_anomaly(), pytest.raises(FloatingPointError, match=message):
         leaf(1000).exp()
 
 
 def test_a_value_that_came_in_broken_is_told_from_one_made_here():
-    with (
-        detect_anomaly(),
-        pytest.raises(FloatingPointError, match=r"Add: .* a NaN, made from values that already held"),
-    ):
+    message = "Add: the output holds a NaN, made from values that already held one"
+    with detect_anomaly(), pytest.raises(FloatingPointError, match=message):
         _ = leaf(float("nan")) + 1
 
 

@@ -39,7 +39,7 @@ ROWS: int = 1 << ((_REGISTERS - VECTORS - 1) // VECTORS).bit_length() - 1
 TILE_BYTES = VECTORS * VECTOR_BYTES
 
 
-@intrinsic  # type: ignore[misc]  # Numba ships no types
+@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
 def tile(
     typing_context: Any,
     depth: Any,

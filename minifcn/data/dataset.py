@@ -71,7 +71,8 @@ def split_names(names: Iterable[str]) -> dict[Split, list[str]]:
     keeps every old name where it was. Only where that would leave a split empty, which happens to a handful of
     names, the nearest name in the order of the hashes is moved there.
 
-    Raises DataError for fewer than three names, which cannot fill three splits.
+    Raises:
+        DataError: there are fewer than three names, which cannot fill three splits.
     """
     fractions = sorted((word(name) / 2**64, name) for name in names)
     count = len(fractions)

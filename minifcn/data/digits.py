@@ -8,6 +8,7 @@ and test scenes show digits that no training has seen.
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from minifcn.data.dataset import Split, check_split, split_names
@@ -20,7 +21,8 @@ CLASSES = ("background", *(f"digit {digit}" for digit in range(10)))
 def glyphs(split: Split) -> Glyphs:
     """Return the digits of ``split`` as objects to draw; digit d has label d + 1.
 
-    Raises ImportError, saying what to install, where scikit-learn is missing.
+    Raises:
+        ImportError: scikit-learn is missing; the message says what to install.
     """
     check_split(split)
     try:
@@ -39,11 +41,11 @@ def glyphs(split: Split) -> Glyphs:
     )
 
 
-def _smooth(scan: np.ndarray) -> Image.Image:
+def _smooth(scan: npt.NDArray[np.float64]) -> Image.Image:
     """Enlarge a scan (8, 8) tenfold and smoothly, and cut it to what will be labelled.
 
-    Alpha is the ink times 1.5, so the outline runs where a third of a pixel is ink: at one half the
-    strokes would be so thin that labels of stride 8 could hardly follow them, at less the 8 and the 9 fill up.
+    Alpha is the ink times 1.5, so the outline runs where a third of a pixel is ink: at one half the strokes would be
+    so thin that labels of stride 8 could hardly follow them, at less the holes of 8 and 9 would fill up.
     """
     margin = 1  # of paper, for the strokes that touch the edge of a scan
     side = 10 * (8 + 2 * margin)

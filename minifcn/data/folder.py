@@ -52,7 +52,8 @@ class FolderDataset:
     def example(self, index: int, epoch: int = 0) -> Example:
         """Read pair ``index``: image (3, H, W), label (H, W).
 
-        Raises DataError for a damaged file, or a mask with a label that is neither a class nor ``VOID``.
+        Raises:
+            DataError: a file is damaged, or the mask holds a label that is neither a class nor ``VOID``.
         """
         image, mask = self.pairs[index]
         return Example(load_image(image, self.max_side), load_label(mask, self.classes, self.max_side), image.stem)
@@ -67,7 +68,10 @@ def open_folder(
     taking the nearest pixel. ``classes``: names that take the place of ``classes.txt``.
 
     What the files' headers tell is checked now: each image has a mask of its size, and no file is too large. Pixels
-    are read, and labels checked, when an example is asked for. Raises DataError.
+    are read, and labels checked, when an example is asked for.
+
+    Raises:
+        DataError: the folder or a file in it cannot be used; the message says why and how to mend it.
     """
     check_split(split)
     root = Path(path)

@@ -61,8 +61,9 @@ def load_image(path: str | Path, max_side: int | None = None) -> npt.NDArray[np.
     ``max_side``: a picture with a longer side is reduced to that many pixels (antialiased), its shape kept.
     Grey pictures become three equal channels; transparency is dropped.
 
-    Raises DataError, naming the file, where it is missing, no PNG or JPEG, truncated, of 16-bit pixels or of more
-    than ``MAX_PIXELS``.
+    Raises:
+        DataError: the file is missing, no PNG or JPEG, damaged, of 16-bit pixels or of more than ``MAX_PIXELS``.
+        ValueError: ``max_side`` is below 1.
     """
     path = Path(path)
     with _opened(path) as picture:
@@ -70,10 +71,11 @@ def load_image(path: str | Path, max_side: int | None = None) -> npt.NDArray[np.
             raise DataError(f"{path}: has 16-bit pixels; expected 8 bits a channel, save it as such")
         # A palette may hold transparency, which RGBA can take over and RGB cannot.
         colours = picture.convert("RGBA") if picture.mode == "P" else picture
-        pixels = colours.convert("RGB").resize(_fit(picture.size, max_side), Image.Resampling.BILINEAR)
+        pixels = colours.convert("RGB")
         orientation = _orientation(picture)
-        if orientation != 1:
-            pixels = pixels.transpose(_UPRIGHT[orientation])
+    pixels = pixels.resize(_fit(pixels.size, max_side), Image.Resampling.BILINEAR)
+    if orientation != 1:
+        pixels = pixels.transpose(_UPRIGHT[orientation])
     return to_input(np.asarray(pixels))
 
 
@@ -83,8 +85,9 @@ def load_label(path: Path, classes: Sequence[str] | None = None, max_side: int |
     A palette's indices *are* the labels; its colours are for the eye only. ``max_side`` as in ``load_image``, but
     every new pixel is the nearest old one: a mixture of two labels would be a third.
 
-    Raises DataError as ``load_image`` does, for a mask in colours, and where ``classes`` is given for a label that
-    is neither one of them nor ``VOID``.
+    Raises:
+        DataError: as ``load_image`` does; the mask is in colours; ``classes`` is given and the mask holds a label that
+            is neither one of them nor ``VOID``.
     """
     with _opened(path) as picture:
         check_mask_mode(path, picture.mode)
@@ -92,7 +95,7 @@ def load_label(path: Path, classes: Sequence[str] | None = None, max_side: int |
     if classes is not None:
         unknown = [value for value in values_of(label) if value >= len(classes) and value != VOID]
         if unknown:
-            known = ", ".join(f"{value} {name}" for value, name in enumerate(classes))
+            known = listed([f"{value} {name}" for value, name in enumerate(classes)])
             raise DataError(
                 f"{path}: holds the unknown label{'s'[: len(unknown) > 1]} {listed(unknown)}; known are {known} and "
                 f"{VOID} for void; name the class in classes.txt or mend the mask"

@@ -29,7 +29,7 @@ def glyphs(split: Split) -> Glyphs:
 
 def _corners(name: str) -> npt.NDArray[np.float64]:
     """Return the corners (n, 2) of a shape that fits into the unit circle."""
-    if name == "cross":  # a plus of arms two fifths of its width
+    if name == "cross":  # arms two fifths as wide as long, 0.37² + 0.92² ≈ 1
         a, b = 0.37, 0.92
         quarter = np.array([(a, a), (a, b), (-a, b)])
         turn = np.array([(0, 1), (-1, 0)])

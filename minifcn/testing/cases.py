@@ -30,6 +30,10 @@ class Shown:
         changed = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed)})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Let Hypothesis, which asks for this, print the same."""
+        printer.text(repr(self))
+
 
 def _arrays(shapes: list[tuple[int, ...]], seed: int) -> list[Array]:
     """Draw an array for every shape, from seeds one apart."""

@@ -37,7 +37,7 @@ class Trial:
         self.seed = seed
         self.gradients = [f"gradient of {leaf}" for leaf in subject.leaves]
         # A first call elsewhere: a function that keeps something of it for good betrays itself at the point.
-        subject.apply(subject.tensors([0.75 * value for value in subject.point]))
+        subject.apply_elsewhere(subject.tensors(copies(subject.point)))
         # Copies, here and below: whether the function leaves its inputs alone is a claim yet to be checked.
         self.output = subject.forward(copies(subject.point)).copy()
         self.cotangent = normal(self.output.shape, seed).astype(self.output.dtype)
@@ -155,7 +155,7 @@ def calls_share_nothing(trial: Trial) -> Mismatch | None:
     """Calls do not disturb each other: forward, forward elsewhere, backward of the first."""
     leaves = trial.subject.tensors(trial.subject.point)
     y = trial.subject.apply(leaves)
-    trial.subject.apply(trial.subject.elsewhere(leaves))
+    trial.subject.apply_elsewhere(leaves)
     changed = first_mismatch(["output, after another call,"], [y.data], [trial.output])
     return changed or trial.differ(pull(y, trial.cotangent, leaves), trial.grads)
 
@@ -167,6 +167,7 @@ def owns_its_gradients(trial: Trial) -> Mismatch | None:
     y = trial.subject.apply(leaves)
     grads = pull(y, trial.cotangent, leaves)
     others = {"the cotangent": trial.cotangent, "the output": y.data}
+    others |= {f"an earlier {name}": grad for name, grad in zip(trial.gradients, trial.grads, strict=True)}
     for name, leaf, grad in zip(trial.subject.leaves, leaves, grads, strict=True):
         for other, array in others.items():
             if np.shares_memory(grad, array):

@@ -40,10 +40,11 @@ def whole(shape: Shape, seed: int = 0) -> Array:
 
 
 def strided(array: Array) -> Array:
-    """Return an equal array of floats that is laid out unkindly: backwards, a NaN beside every element."""
+    """Return an equal array that is laid out unkindly: backwards, with a NaN or a huge number beside every element."""
     if array.ndim == 0:
         return strided(array[None]).reshape(())
-    store = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan, array.dtype)
+    gap = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+    store = np.full((*array.shape[:-1], 2 * array.shape[-1]), gap, array.dtype)
     backwards = slice(None, None, -1)
     view = store[(*[backwards] * (array.ndim - 1), slice(None, None, -2))]
     view[...] = array

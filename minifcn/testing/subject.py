@@ -53,16 +53,6 @@ class Subject:
             leaf.requires_grad = want
         return leaves
 
-    def elsewhere(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Make other inputs, for a further call beside the one that uses ``leaves``, with the same parameters.
-
-        They are smaller by a quarter: a point that any sensible function allows, whatever signs it wants.
-        """
-        others = [Tensor(0.75 * leaf.data) for leaf in leaves[: self.inputs]]
-        for other in others:
-            other.requires_grad = True
-        return [*others, *leaves[self.inputs :]]
-
     def apply(self, leaves: Sequence[Tensor]) -> Tensor:
         """Run the function on leaves that `tensors` made."""
         y = self.f(*leaves[: self.inputs])
@@ -70,10 +60,26 @@ class Subject:
             raise TypeError(f"{self.name} must return one Tensor, got {type(y).__name__}")
         return y
 
+    def apply_elsewhere(self, leaves: Sequence[Tensor]) -> None:
+        """Make a call beside the one that uses ``leaves``: with other inputs, the same parameters.
+
+        The inputs are smaller by a quarter and in reverse order, so that signs and maxima move, too. That is a place
+        which a function ought to allow; if it comes out infinite there, it is no matter.
+        """
+        others = [Tensor(0.75 * np.flip(leaf.data), requires_grad=True) for leaf in leaves[: self.inputs]]
+        with np.errstate(all="ignore"):
+            self.apply([*others, *leaves[self.inputs :]])
+
     def forward(self, values: Sequence[Array]) -> Array:
         """Return the output for ``values``, without recording anything."""
         with no_grad():
             return self.apply(self.tensors(values)).data
+
+    def at(self, point: Sequence[Array]) -> "Subject":
+        """Return the same function elsewhere."""
+        moved = copy.copy(self)
+        moved.point = list(point)
+        return moved
 
     def in_single_precision(self) -> "Subject":
         """Return the same function at the same point in float32."""

@@ -83,7 +83,7 @@ def _mismatch(trial: Trial, leaf: int, at: tuple[int, ...], numeric: Array, wron
     analytic, step = trial.grads[leaf], slopes.STEPS[0] * _unit(numeric.shape, at)
     x = trial.subject.point[leaf]
     column = (_moved(trial, leaf)(x + step) - _moved(trial, leaf)(x - step)) / (2 * slopes.STEPS[0])
-    doubled = trial.run(trial.subject.point, cotangent=2 * trial.cotangent)[1][leaf]
+    doubled = trial.run(trial.subject.point, cotangent=np.asarray(2 * trial.cotangent))[1][leaf]
     causes = likely_causes(Evidence(analytic, numeric, at, trial.cotangent * column, doubled))
     where = place(trial.gradients[leaf], at, analytic.shape)
     return Mismatch(where, analytic[at], numeric[at], extent(wrong), ("analytic", "numeric"), causes)

@@ -39,7 +39,7 @@ _CHUNK = 1 << 20
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable or damaged; the message names the file and the remedy."""
+    """A checkpoint is missing, damaged or of another training; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)

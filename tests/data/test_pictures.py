@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from minifcn.data.dataset import VOID, DataError
 from minifcn.data.pictures import MAX_PIXELS, load_image, load_label, read_header, to_input, to_picture
@@ -115,7 +116,7 @@ def test_max_side_bounds_the_longer_side_and_never_enlarges(tmp_path_factory, wi
 
 def test_max_side_below_one_is_refused(tmp_path):
     path = saved(tmp_path / "a.png", Image.new("L", (4, 4)))
-    with pytest.raises(ValueError, match="max_side must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^max_side must be at least 1, got 0"):
         load_image(path, 0)
 
 
@@ -129,6 +130,12 @@ def test_image_and_mask_stay_aligned_when_reduced(tmp_path):
     seen = to_picture(load_image(image, max_side=16))[:, :, 0].astype(int)
     # The antialiased image mixes a neighbouring block in at an edge: a third at most of a step of 8 · 3.
     np.testing.assert_allclose(seen, small_label * 3, atol=9)
+
+
+def test_a_reduced_image_takes_the_mean_of_what_it_loses(tmp_path):
+    checkerboard = np.indices((32, 32)).sum(0).astype(np.uint8) % 2 * 255
+    path = saved(tmp_path / "a.png", Image.fromarray(checkerboard))
+    np.testing.assert_allclose(load_image(path, max_side=8), 0, atol=0.1)
 
 
 # Masks
@@ -167,8 +174,8 @@ def test_reducing_a_mask_makes_no_new_class(tmp_path_factory, seed, max_side):
 
 
 def test_an_unknown_label_is_named_with_the_known_ones(tmp_path):
-    path = saved(tmp_path / "a.png", Image.fromarray(np.array([[0, 1, 7, 9, VOID]], np.uint8)))
-    with pytest.raises(DataError, match=r"a\.png: .*unknown labels 7, 9; known are 0 ground, 1 cat and 255 for void"):
+    path = saved(tmp_path / "a.png", Image.fromarray(np.array([[0, 1, 2, 9, VOID]], np.uint8)))
+    with pytest.raises(DataError, match=r"a\.png: .*unknown labels 2, 9; known are 0 ground, 1 cat and 255 for void"):
         load_label(path, ["ground", "cat"])
 
 
@@ -190,7 +197,7 @@ def test_a_mask_in_colours_is_refused(tmp_path, mode):
 # Bad files
 
 
-@pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (8_193, 8_192), (1, MAX_PIXELS + 1)])
+@pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (8_193, 8_192), (MAX_PIXELS + 1, 1)])
 def test_a_small_file_of_very_many_pixels_is_refused_unseen(tmp_path, width, height):
     """The second lies between our limit and Pillow's, whose warning would be an error here; the first above both."""
     content = pixel_bomb(width, height)
@@ -203,6 +210,14 @@ def test_a_small_file_of_very_many_pixels_is_refused_unseen(tmp_path, width, hei
 
 def test_200_megapixels_fit_into_a_file_of_25_kilobytes():
     assert len(pixel_bomb(20_000, 10_000)) < 25_000
+
+
+def test_a_small_file_of_very_much_text_is_refused(tmp_path):
+    comments = PngInfo()
+    comments.add_text("comment", "ha" * 1_000_000, zip=True)
+    path = saved(tmp_path / "a.png", Image.fromarray(COLOURS), pnginfo=comments)
+    with pytest.raises(DataError, match=r"a\.png: cannot be read \(.*too large"):
+        load_image(path)
 
 
 def test_a_header_is_read_without_the_pixels(tmp_path):

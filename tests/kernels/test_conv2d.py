@@ -3,11 +3,12 @@
 import re
 from contextlib import ExitStack, contextmanager
 
-import minifcn_kernels as kernels
 import numpy as np
 import pytest
-from geometry import SEEDS, convolutions, normal, whole
 from hypothesis import given
+
+import minifcn_kernels as kernels
+from geometry import SEEDS, convolutions, normal, whole
 from oracles import conv as oracle
 
 IMPLEMENTATIONS = ("numpy", "numba loops")

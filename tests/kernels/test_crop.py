@@ -2,11 +2,12 @@
 
 import re
 
-import minifcn_kernels as kernels
 import numpy as np
 import pytest
-from geometry import SEEDS, crops, normal, whole
 from hypothesis import given
+
+import minifcn_kernels as kernels
+from geometry import SEEDS, crops, normal, whole
 from oracles import crop as oracle
 
 backends = pytest.mark.parametrize("backend", ["numpy", "numba"])

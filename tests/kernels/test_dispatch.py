@@ -6,9 +6,10 @@ import subprocess
 import sys
 import threading
 
-import minifcn_kernels as kernels
 import numpy as np
 import pytest
+
+import minifcn_kernels as kernels
 from minifcn_kernels.dispatch import check_shape, current_policy, floats, integers, kernel
 
 

@@ -1,13 +1,13 @@
 """What holds for all kernels alike: what they do to their inputs, memory layouts, dtypes, threads and backends."""
 
-import minifcn_kernels as kernels
 import numba
 import numpy as np
 import pytest
-from geometry import normal, strided, whole
-from minifcn_kernels.dispatch import Kernel
 
+import minifcn_kernels as kernels
+from geometry import normal, strided, whole
 from minifcn.random import stream
+from minifcn_kernels.dispatch import Kernel
 
 # Rows of 37 hold whole vectors and a rest.
 N, C, H, W = 3, 4, 9, 37

@@ -9,6 +9,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+
 from minifcn_kernels import jit
 
 # The smallest kernel, run once; then what Numba's own setting is.

@@ -6,17 +6,17 @@ errors of its own, which the tests go around: its pools are wrong in ceil_mode, 
 with groups (so it is asked for one group at a time), and its LRN looks at as many channels as there are images.
 """
 
-import minifcn_kernels as kernels
 import numpy as np
 import onnx
 import onnx.reference
 import pytest
-from geometry import LOGIT_SHAPES, SEEDS, convolutions, normal, poolings, whole
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import conv as oracle
 
+import minifcn_kernels as kernels
+from geometry import LOGIT_SHAPES, SEEDS, convolutions, normal, poolings, whole
 from minifcn.random import stream
+from oracles import conv as oracle
 
 backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
 

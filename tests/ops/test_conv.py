@@ -170,6 +170,13 @@ def test_strided_inputs_upsample_like_contiguous_ones():
             {"stride": (3, 2), "output_padding": (2, 2), "dilation": 3},  # below the dilation, as PyTorch would take
             "output_padding must be smaller than the stride (3, 2), got (2, 2)",
         ),
+        (
+            (1, 2, 4, 4),
+            (2, 3, 3, 3),
+            None,
+            {"stride": (2, 3), "output_padding": (2, 2)},
+            "output_padding must be smaller than the stride (2, 3), got (2, 2)",
+        ),
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"output_padding": -1}, "output_padding must be at least 0, got -1"),
         ((1, 2, 2, 2), (2, 3, 3, 3), None, {"padding": 2}, "padding (2, 2) leaves an output of 0×0"),
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"stride": 0}, "stride must be at least 1, got 0"),

@@ -74,6 +74,8 @@ INDICES = {
     "repeated pairs": (np.array([0, 1, 0, 0]), slice(None), np.array([2, 2, 2, 3])),
     "mask": numbered((2, 3, 4)) % 3 == 0,
     "row mask": np.array([True, False]),
+    "range with repeats": range(-2, 2),
+    "numpy int": np.int64(1),
     "nothing": slice(0, 0),
     "empty list": (slice(None), np.array([], int)),
 }

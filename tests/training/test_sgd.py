@@ -107,11 +107,21 @@ def test_the_learning_rate_may_change_between_steps():
     parameter = nn.Parameter(np.zeros(1, np.float32))
     sgd = SGD([parameter], lr=1.0, momentum=0.0)
     parameter.grad = np.ones(1, np.float32)
-    for lr in (np.float64(1.0), 0.5, 0.25):
+    for lr in (1.0, 0.5, 0.25):
         sgd.lr = lr
         sgd.step()
     assert parameter.data == -1.75
-    assert parameter.dtype == np.float32
+
+
+def test_a_numpy_number_for_the_learning_rate_gives_the_same_bits_as_a_python_one():
+    grad = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    moved = []
+    for lr in (0.1, np.float64(0.1)):
+        parameter = nn.Parameter(np.ones(1000, np.float32))
+        parameter.grad = grad
+        SGD([parameter], lr=lr).step()
+        moved.append(parameter.data.tobytes())
+    assert moved[0] == moved[1]
 
 
 @pytest.mark.parametrize(("clip_norm", "length"), [(None, 5), (10, 5), (5, 5), (1, 1)])

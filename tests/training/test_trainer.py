@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -82,10 +83,15 @@ def test_every_epoch_visits_every_example_once(seed, size, epochs):
     assert [epoch for epoch, _ in visited] == sorted(epoch for epoch, _ in visited)
 
 
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+    orders = [[i for _, i in samples(seed, 20, start, start + 20)] for seed in (0, 1) for start in (0, 20)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
 def test_a_step_takes_the_next_examples_and_may_begin_in_one_epoch_and_end_in_the_next(tmp_path):
     train_set = Changed()
-    tiny_trainer(tmp_path, train_set=train_set, steps=5).run()
-    assert train_set.asked == list(samples(0, 6, 0, 5 * 4))
+    tiny_trainer(tmp_path, train_set=train_set, steps=5, seed=7).run()
+    assert train_set.asked == list(samples(7, 6, 0, 5 * 4))
     assert {epoch for epoch, _ in train_set.asked[4:8]} == {0, 1}
 
 
@@ -200,6 +206,19 @@ def test_checkpoints_hold_the_state_and_what_it_takes_to_use_it(tmp_path):
             np.testing.assert_array_equal(saved.arrays[f"{kind}/{name}"], array)
 
 
+def test_the_log_is_on_the_disk_before_the_checkpoint_that_relies_on_it(tmp_path, monkeypatch):
+    fsync, forced = os.fsync, []
+
+    def noted(descriptor):
+        forced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    tiny_trainer(tmp_path, steps=1).run()
+    log, saved = ((tmp_path / name).stat().st_ino for name in ("metrics.jsonl", "checkpoint-00000001.npz"))
+    assert forced.index(log) < forced.index(saved)
+
+
 def test_evaluating_and_saving_change_nothing_of_what_is_trained(tmp_path):
     quiet = tiny_trainer(tmp_path / "quiet", evaluate_every=100, checkpoint_every=100)
     quiet.run()
@@ -214,19 +233,35 @@ def test_without_a_validation_set_nothing_is_scored(tmp_path):
     assert all("loss" in line for line in log_lines(tmp_path))
 
 
-def test_the_seed_decides_the_order_and_the_masks(tmp_path):
-    outcomes = []
-    for i, seed in enumerate([0, 0, 1]):
-        trainer = tiny_trainer(tmp_path / str(i), seed=seed, steps=3)
-        trainer.run()
-        outcomes.append(outcome(trainer))
-    assert outcomes[0] == outcomes[1]
-    assert outcomes[0][0] != outcomes[2][0]
+def test_dropout_masks_differ_by_seed_step_and_micro_batch(tmp_path):
+    """One image and a learning rate of 0: nothing but its masks makes one loss differ from another."""
+
+    def losses(folder, **settings):
+        trainer = tiny_trainer(
+            tmp_path / folder, train_set=Fixed(Patches(), 1), lr=0.0, batch_size=1, steps=2, **settings
+        )
+        return trainer.run().losses
+
+    first = losses("one", accumulate=1)
+    assert first[0] != first[1]
+    assert first == losses("the same", accumulate=1)
+    assert first[0] != losses("other seed", accumulate=1, seed=1)[0]
+    # With one mask for both micro-batches, the image taken twice would have the loss of the image taken once.
+    assert losses("twice", accumulate=2)[0] != pytest.approx(first[0], rel=1e-5)
+
+
+def test_a_net_left_in_evaluation_mode_is_trained_in_training_mode(tmp_path):
+    trainers = [
+        tiny_trainer(tmp_path / str(i), net=net, steps=2) for i, net in enumerate([tiny_net(), tiny_net().eval()])
+    ]
+    assert trainers[0].run().losses == trainers[1].run().losses
 
 
 def test_a_diverging_loss_stops_the_training_and_leaves_sound_checkpoints(tmp_path):
     trainer = tiny_trainer(tmp_path, net=tiny_net(dropout=0), clip_norm=None, lr=1e15, checkpoint_every=1)
-    with pytest.raises(FloatingPointError, match=r"step \d+: .* (nan|inf); train with lr below 1e\+15") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"step \d+: the loss is (nan|inf); train with lr below 1e\+15"
+    ) as caught:
         trainer.run()
     newest, skipped = checkpoint.latest(tmp_path)
     assert skipped == []
@@ -318,6 +353,7 @@ def test_a_net_for_another_number_of_classes_is_refused(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 21, 1))
     with pytest.raises(ValueError, match=r"the net scores 21 classes, but the data set has 7 \(.*num_classes=7"):
         tiny_trainer(tmp_path, net=net).run()
+    assert log_lines(tmp_path) == []
 
 
 def test_meta_that_cannot_be_saved_is_refused_before_the_training(tmp_path):

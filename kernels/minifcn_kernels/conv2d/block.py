@@ -66,22 +66,22 @@ def copy_run(target: Array, first: int, step: int, source: Array, source_first: 
 
     Indices are unsigned: that spares the test for negative ones, which would keep the compiler from using vectors.
     """
-    first, step, source_first = np.uint64(first), np.uint64(step), np.uint64(source_first)
+    t, t_step, s = np.uint64(first), np.uint64(step), np.uint64(source_first)
     if step == 1:
         for j in range(np.uint64(count)):
-            target[first + j] = source[source_first + j]
+            target[t + j] = source[s + j]
     else:
         for j in range(np.uint64(count)):
-            target[first + j * step] = source[source_first + j]
+            target[t + j * t_step] = source[s + j]
 
 
 @inlined
 def fill(target: Array, first: int, step: int, count: int, value: float) -> None:
     """target[first + j·step] = value for j < count, of a flat array."""
-    first, step = np.uint64(first), np.uint64(step)
+    t, t_step = np.uint64(first), np.uint64(step)
     if step == 1:
         for j in range(np.uint64(count)):
-            target[first + j] = value
+            target[t + j] = value
     else:
         for j in range(np.uint64(count)):
-            target[first + j * step] = value
+            target[t + j * t_step] = value

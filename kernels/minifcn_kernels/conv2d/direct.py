@@ -1,36 +1,42 @@
 """The convolution and its input gradient on the register tile: a matrix product whose right side is never written out.
 
-Flatten an output plane and a filter, and a convolution is the product of a matrix of filters with a matrix of
-pixels, y[k, pixel] = b[k] + Σ_d w[k, d] · columns[d, pixel], where d = (c, r, s) and columns[d, pixel] is what the
-pixel meets at tap (r, s) of channel c. The filters lie in memory as that matrix already. The matrix of pixels would be
-R·S times as large as the input, so it is not made. Instead the output is cut into boxes of a few hundred pixels, and for each box and a few channels
-at a time the padded piece of input under the box is copied to a scratch block that stays in the cache. There,
+Flatten filters and output planes, and a convolution is a matrix product:
+
+    y[k, pixel] = b[k] + Σ_d w[k, d] · columns[d, pixel]            d = (c, r, s)
+
+where columns[d, pixel] is what the pixel meets at tap (r, s) of channel c. The filters lie in memory as such a matrix.
+The columns do not, and they would be R·S times as large as the input. So the output is cut into boxes of a few
+hundred pixels; for each box, and a few channels at a time, the input under it is copied to a block (see `block`), and
 
     columns[d, pixel] = block[offset[d] + position[pixel]]
 
-whatever stride and dilation are: `position` knows the stride, `offset` the tap. From here on there are two ways:
+whatever stride and dilation are. The tile reads its vectors of pixels right there, as long as neighbouring pixels
+have neighbouring positions. That leaves three ways to make vectors of the pixels of a box, of which `_box` takes
+the cheapest:
 
-* **in place**: with stride 1, neighbouring positions are neighbouring pixels, so a row of the tile's right side is
-  simply a piece of the block, at its offset. Between two rows of a box lie a few positions that are no pixels
-  (the filter's overhang): they are computed and thrown away.
-* **gathered**: with a stride, or where the rows are so short that the overhang costs more, the pixels of the
-  box are first gathered into panels, as wide as the tile.
+* every row begins a new vector, and the last vector of a row computes a few pixels too many;
+* one row follows on the other with the filter's overhang between them, and the overhang is computed too;
+* the pixels are first gathered into a panel, side by side: the only way with a stride, and the best for tiny maps.
 
-The input's gradient is the same thing once more. For the input rows h with (h + padding) mod stride = p the taps that
-meet them are those with (r · dilation) mod stride = p, each at i = (h + padding − r·dilation) / stride: a convolution
-of gy with stride 1 for each such *phase*, with filters made of that phase's taps. No zeros are multiplied.
+The input's gradient is the same once more. An input row h meets the taps r with i·stride = h + padding − r·dilation
+for a whole i, and they are the same for all rows of one *phase*, (h + padding) mod stride. So every phase is a
+convolution of gy with stride 1, with filters made of the phase's taps, and no zeros are multiplied.
+
+A task's scratch memory is its block (at most BLOCK numbers, or else a single channel's), its panel (BOX_DEPTH rows, or
+else a single channel's, of one tile's width) and its sums (BOX_FILTERS by BOX_TILES tile widths): about 1 MB at most,
+save for strides and filters of 64 and the like. It does not grow with the image.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import prange
 
 from minifcn_kernels.conv2d.block import copy_block, copy_run, fill, positions
-from minifcn_kernels.conv2d.contract import ConvGeometry, conv_geometry
-from minifcn_kernels.dispatch import check_shape
+from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.spatial import IntOrPair, Pair
+from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
 
 # A box of at most this many tile widths and this many filters: its sums, its block and its filters fit a
@@ -39,6 +45,8 @@ BOX_TILES = 16
 BOX_FILTERS = 128
 # What a tile adds up in one go: the 256 rows of its right-hand side, 24 KB with AVX2, stay in the first-level cache.
 BOX_DEPTH = 256
+# Numbers in a block of more than one channel.
+BLOCK = 2**17
 # Tasks to cut a small output into, so that several threads have work, as long as a box keeps this many of both.
 TASKS = 8
 FEWEST_TILES = 4
@@ -60,18 +68,8 @@ TASK = np.dtype(
 )
 
 
-def conv2d_direct(
-    x: Array,
-    w: Array,
-    b: Array | None = None,
-    *,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    groups: int = 1,
-) -> Array:
+def conv2d_direct(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d` on the register tile."""
-    g = conv_geometry(x.shape, w.shape, stride, padding, dilation, groups)
     bias = np.zeros(g.K, x.dtype) if b is None else b
     taps, tasks = _forward_plan(g, x.itemsize)
     w_steps = (g.C // g.groups * g.R * g.S, g.R * g.S)
@@ -80,19 +78,8 @@ def conv2d_direct(
     return y
 
 
-def conv2d_grad_input_direct(
-    gy: Array,
-    w: Array,
-    x_shape: tuple[int, int, int, int],
-    *,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    groups: int = 1,
-) -> Array:
+def conv2d_grad_input_direct(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input` on the register tile."""
-    g = conv_geometry(x_shape, w.shape, stride, padding, dilation, groups)
-    check_shape("conv2d_grad_input", "gy", gy.shape, g.y_shape)
     no_bias = np.zeros(g.C, gy.dtype)
     taps, tasks = _backward_plan(g, gy.itemsize)
     w_steps = (g.R * g.S, g.C // g.groups * g.R * g.S)
@@ -166,7 +153,7 @@ def _tasks(groups: int, size: tuple[int, int, int, int], taps: Array, stride: Pa
 def _box(
     size: tuple[int, int, int, int], overhang: int, stride: Pair, item_bytes: int
 ) -> tuple[int, int, int, bool, int]:
-    """Return the box that takes the least work: images, rows, columns, whether it is read in place, and its row step."""
+    """Return the box that takes the least work: images, rows, columns, whether it is read in place, its row step."""
     N, K, OH, OW = size
     lanes = VECTOR_BYTES // item_bytes
     width = VECTORS * lanes
@@ -174,7 +161,7 @@ def _box(
     columns = -(-OW // -(-OW // most))
 
     def work(box: tuple[int, int, int, bool, int]) -> float:
-        """Columns that the tile computes for a pixel; gathering one takes as long as the tile with width / 1.5 filters."""
+        """Columns that the tile computes per pixel; to gather one costs like computing it for width / 1.5 filters."""
         images, rows, columns, in_place, row_step = box
         used = (images * rows - 1) * row_step + columns
         return -(-used // width) * width / (images * rows * columns) * (1 if in_place else 1 + width / (1.5 * K))
@@ -202,7 +189,9 @@ def _correlate(
     taps: Array,
     tasks: Array,
 ) -> None:
-    """out[n, k, i, j] = b[k] + Σ_c Σ_t w[k, c, t] · x[n, c, i·stride + taps[t, 0], j·stride + taps[t, 1]], phase by phase.
+    """Correlate, phase by phase::
+
+        out[n, k, i, j] = b[k] + Σ_c Σ_t w[k, c, t] · x[n, c, i·stride + taps[t, 0], j·stride + taps[t, 1]]
 
     ``w`` is flat, with ``w_steps`` from k to k and from c to c within a group; taps[t, 2] is a tap's place in a filter.
     """
@@ -220,7 +209,7 @@ def _run_task(
     stride: Pair,
     groups: int,
     taps: Array,
-    task: np.void,
+    task: Any,
 ) -> None:
     _, K, OH, OW = y.shape
     y_flat = y.reshape(-1)
@@ -235,11 +224,10 @@ def _run_task(
     # The block: as many channels as give a tile its depth. The last tile may read past the last position.
     BH = (rows - 1) * stride[0] + task.overhang_h + 1
     BW = (columns - 1) * stride[1] + task.overhang_w + 1
-    channels = max(1, min(C_per_group, BOX_DEPTH // max(T, 1)))
     plane = images * BH * BW
+    channels = max(1, min(C_per_group, BOX_DEPTH // max(T, 1), BLOCK // plane))
     block = np.empty(channels * plane + width, x.dtype)
     fill(block, channels * plane, 1, width, 0)
-    pixels = images * rows * columns
     position = positions(images, rows, columns, BH, BW, stride, width)
 
     # The product's d = (c, t), and where its filters, its right-hand rows in the block and those in a panel lie.
@@ -305,7 +293,7 @@ def _run_task(
 
 @inlined
 def _gather(panel: Array, width: int, block: Array, offset: Array, depth: int, position: Array, first: int) -> None:
-    """panel[d, v] = block[offset[d] + position[first + v]] for d < depth and v < width; indices unsigned as in `copy_run`."""
+    """panel[d, v] = block[offset[d] + position[first + v]] for d < depth, v < width; indices as in `copy_run`."""
     to = np.uint64(0)
     for d in range(np.uint64(depth)):
         for v in range(np.uint64(width)):

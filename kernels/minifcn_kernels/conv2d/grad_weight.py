@@ -12,15 +12,15 @@ order of the parts. The cut depends on the geometry alone, so the result has the
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import prange
 
 from minifcn_kernels.conv2d.block import copy_block, copy_run, fill, positions
-from minifcn_kernels.conv2d.contract import ConvGeometry, conv_geometry
-from minifcn_kernels.dispatch import check_shape
+from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.spatial import IntOrPair, Pair
+from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
 
 # Pixels to a box: the rows that a tile reads for them (a tile's width each, 128 times) stay in the first-level cache.
@@ -38,19 +38,8 @@ BOX = np.dtype([(name, np.int64) for name in ("n0", "n1", "i0", "i1", "j0", "j1"
 TASK = np.dtype([(name, np.int64) for name in ("part", "box0", "box1", "group", "k0", "k1", "c0", "c1")])
 
 
-def conv2d_grad_weight_direct(
-    x: Array,
-    gy: Array,
-    w_shape: tuple[int, int, int, int],
-    *,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    groups: int = 1,
-) -> Array:
+def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
-    g = conv_geometry(x.shape, w_shape, stride, padding, dilation, groups)
-    check_shape("conv2d_grad_weight", "gy", gy.shape, g.y_shape)
     boxes, tasks, parts = _plan(g, x.itemsize)
     partial = np.empty((parts, *g.w_shape), x.dtype)
     _grad_weight(partial, x, gy, g.stride, g.padding, g.dilation, boxes, tasks)
@@ -110,7 +99,7 @@ def _run_task(
     padding: Pair,
     dilation: Pair,
     boxes: Array,
-    task: np.void,
+    task: Any,
 ) -> None:
     """Sum over ``boxes`` for some filters and channels of a group, into their weights in ``gw``."""
     K, C_per_group, R, S = gw.shape

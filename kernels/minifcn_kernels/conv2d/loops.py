@@ -11,10 +11,9 @@ order: the same bits for any number of threads.
 import numpy as np
 from numba import prange
 
-from minifcn_kernels.conv2d.contract import conv_geometry
-from minifcn_kernels.dispatch import check_shape
+from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.spatial import IntOrPair, Pair
+from minifcn_kernels.spatial import Pair
 
 
 @inlined
@@ -26,46 +25,36 @@ def valid_outputs(outputs: int, size: int, offset: int, stride: int) -> Pair:
 
 
 @inlined
-def add_scaled(y: Array, i: int, i_step: int, x: Array, h: int, h_step: int, count: int, scale: float) -> None:
-    """y[i + j·i_step] += scale · x[h + j·h_step] for j < count, of two flat arrays.
+def add_scaled(y: Array, y_first: int, y_step: int, x: Array, x_first: int, x_step: int, count: int, w: float) -> None:
+    """y[y_first + j·y_step] += w · x[x_first + j·x_step] for j < count, of two flat arrays.
 
     Indices are unsigned: that spares the test for negative ones, which would keep the compiler from using vectors.
     """
-    i, h, i_step, h_step, count = np.uint64(i), np.uint64(h), np.uint64(i_step), np.uint64(h_step), np.uint64(count)
-    if i_step == 1 and h_step == 1:
-        for j in range(count):
-            y[i + j] += scale * x[h + j]
+    i, i_step, h, h_step = np.uint64(y_first), np.uint64(y_step), np.uint64(x_first), np.uint64(x_step)
+    if y_step == 1 and x_step == 1:
+        for j in range(np.uint64(count)):
+            y[i + j] += w * x[h + j]
     else:
-        for j in range(count):
-            y[i + j * i_step] += scale * x[h + j * h_step]
+        for j in range(np.uint64(count)):
+            y[i + j * i_step] += w * x[h + j * h_step]
 
 
 @inlined
-def dot(a: Array, i: int, b: Array, h: int, h_step: int, count: int) -> float:
-    """Return Σ_j a[i + j] · b[h + j·h_step] for j < count, of two flat arrays; unsigned as in `add_scaled`."""
-    i, h, h_step, count = np.uint64(i), np.uint64(h), np.uint64(h_step), np.uint64(count)
+def dot(a: Array, a_first: int, b: Array, b_first: int, b_step: int, count: int) -> float:
+    """Return Σ_j a[a_first + j] · b[b_first + j·b_step] over j < count, of two flat arrays."""
+    i, h, h_step = np.uint64(a_first), np.uint64(b_first), np.uint64(b_step)
     total = a.dtype.type(0)
-    if h_step == 1:
-        for j in range(count):
+    if b_step == 1:
+        for j in range(np.uint64(count)):
             total += a[i + j] * b[h + j]
     else:
-        for j in range(count):
+        for j in range(np.uint64(count)):
             total += a[i + j] * b[h + j * h_step]
     return total
 
 
-def conv2d_loops(
-    x: Array,
-    w: Array,
-    b: Array | None = None,
-    *,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    groups: int = 1,
-) -> Array:
+def conv2d_loops(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d`: one thread owns one output plane."""
-    g = conv_geometry(x.shape, w.shape, stride, padding, dilation, groups)
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y: Array = _conv2d(x, w, bias, (g.OH, g.OW), g.stride, g.padding, g.dilation, g.groups)
     return y
@@ -99,19 +88,8 @@ def _conv2d(x: Array, w: Array, b: Array, out: Pair, stride: Pair, padding: Pair
     return y.reshape(N, K, OH, OW)
 
 
-def conv2d_grad_input_loops(
-    gy: Array,
-    w: Array,
-    x_shape: tuple[int, int, int, int],
-    *,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    groups: int = 1,
-) -> Array:
+def conv2d_grad_input_loops(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`: one thread owns one plane of the input's gradient."""
-    g = conv_geometry(x_shape, w.shape, stride, padding, dilation, groups)
-    check_shape("conv2d_grad_input", "gy", gy.shape, g.y_shape)
     gx: Array = _conv2d_grad_input(gy, w, g.x_shape, g.stride, g.padding, g.dilation, g.groups)
     return gx
 
@@ -153,19 +131,8 @@ def _conv2d_grad_input(
     return gx.reshape(N, C, H, W)
 
 
-def conv2d_grad_weight_loops(
-    x: Array,
-    gy: Array,
-    w_shape: tuple[int, int, int, int],
-    *,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
-    groups: int = 1,
-) -> Array:
+def conv2d_grad_weight_loops(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight`: one thread owns one R×S filter."""
-    g = conv_geometry(x.shape, w_shape, stride, padding, dilation, groups)
-    check_shape("conv2d_grad_weight", "gy", gy.shape, g.y_shape)
     gw: Array = _conv2d_grad_weight(x, gy, g.w_shape, g.stride, g.padding, g.dilation)
     return gw
 

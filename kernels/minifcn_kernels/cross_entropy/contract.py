@@ -148,7 +148,7 @@ def label_and_cotangent(
     ignore_index: int,
     reduction: Reduction,
 ) -> tuple[Array, Array]:
-    """Return every pixel's class and u, the cotangent of its loss before weighting times its weight; both (N, H, W)."""
+    """Return every pixel's class and its u as in `softmax_cross_entropy_grad`, both (N, H, W)."""
     shape = target.shape if check_reduction(reduction) == "none" else ()
     if not isinstance(gy, np.ndarray):
         raise TypeError(

@@ -72,9 +72,9 @@ def pool_geometry(
     if len(x_shape) != 4:
         raise ValueError(f"pool2d: the shape of x must have four axes, got {tuple(x_shape)}")
     N, C, H, W = x_shape
-    largest_index = np.iinfo(INDEX).max
-    if H * W > largest_index:
-        raise ValueError(f"pool2d: a plane may have at most {largest_index} pixels, got {H}×{W}")
+    most = np.iinfo(INDEX).max
+    if most < H * W:
+        raise ValueError(f"pool2d: a plane may have at most {most} pixels, got {H}×{W}")
     kernel = pair("kernel_size", kernel_size, minimum=1)
     stride = kernel if stride is None else pair("stride", stride, minimum=1)
     padding = pair("padding", padding, minimum=0)
@@ -88,8 +88,8 @@ def pool_geometry(
             f"pool2d: the window reaches over {reach[0]}×{reach[1]} pixels, more than the padded input has "
             f"({H + 2 * padding[0]}×{W + 2 * padding[1]}); use a larger input or a smaller window"
         )
-    for size, outputs, step, before, gap in zip((H, W), (OH, OW), stride, padding, dilation, strict=True):
-        if _jumps_over(size, outputs, step, before, gap):
+    for size, step, before, gap in zip((H, W), stride, padding, dilation, strict=True):
+        if _jumps_over(size, step, before, gap):
             raise ValueError(
                 f"pool2d: with dilation {dilation} and padding {padding} a window jumps over the input of "
                 f"{H}×{W} pixels and sees only padding; use a larger input or no padding"
@@ -106,14 +106,13 @@ def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int, c
     return outputs - 1 if (outputs - 1) * stride >= size + padding else outputs
 
 
-def _jumps_over(size: int, outputs: int, stride: int, padding: int, dilation: int) -> bool:
+def _jumps_over(size: int, stride: int, padding: int, dilation: int) -> bool:
     """Say whether some window has a position before the input, the next one behind it, and none inside.
 
     Only a window that starts in the padding before the input can; since padding ≤ kernel/2 it ends at 0 or later,
     and its first position that is not negative is its start modulo the dilation.
     """
-    starts = range(-padding, min(0, outputs * stride - padding), stride)
-    return any(start % dilation >= size for start in starts)
+    return any(start % dilation >= size for start in range(-padding, 0, stride))
 
 
 @kernel(x=floats("N C H W"))

@@ -56,7 +56,7 @@ def _max_pool2d(x: Array, out: Pair, kernel: Pair, stride: Pair, padding: Pair, 
         n = row // OH // C
         y_row = y[n, c, i]
         index_row = index[n, c, i]
-        # Begin with the first element that each window sees, not with −∞: that one must win over the padding.
+        # Begin with the first element that each window sees: starting from −∞, an element of −∞ would never win.
         top = i * stride[0] - padding[0]
         h = first_inside(top, dilation[0])
         for j in range(OW):

@@ -1,0 +1,174 @@
+"""The algorithms for convolutions: each is the same convolution, with the same bits for any number of threads."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minifcn_kernels as kernels
+from geometry import SEEDS, normal, whole
+from minifcn_kernels.conv2d.choose import choose
+
+ALGORITHMS = ("loops", "direct", "auto")
+DTYPES = (np.float32, np.float64)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A geometry: shapes of x, w and the output, and the options."""
+
+    x_shape: tuple[int, ...]
+    w_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+    options: dict[str, Any]
+
+    def arrays(self, make, seed, dtype):
+        """Return x, w, b and a cotangent gy."""
+        shapes = self.x_shape, self.w_shape, self.w_shape[:1], self.y_shape
+        return tuple(make(seed + i, shape, dtype) for i, shape in enumerate(shapes))
+
+
+@st.composite
+def convolutions(draw):
+    """Geometries that fill several tiles and boxes and leave edges of both.
+
+    The output's size is drawn and the input's derived from it, so every one is valid.
+    """
+    groups = draw(st.integers(1, 3))
+    C, K = groups * draw(st.integers(1, 9)), groups * draw(st.integers(1, 9))
+    outputs, inputs, filters, strides, paddings, dilations = [], [], [], [], [], []
+    for longest in (9, 40):  # a row may be longer than a vector
+        size, taps, stride = draw(st.integers(1, longest)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        dilation = draw(st.integers(1, 3))
+        padded = (size - 1) * stride + dilation * (taps - 1) + 1 + draw(st.integers(0, stride - 1))
+        padding = draw(st.integers(0, min(4, (padded - 1) // 2)))
+        outputs.append(size)
+        inputs.append(padded - 2 * padding)
+        filters.append(taps)
+        strides.append(stride)
+        paddings.append(padding)
+        dilations.append(dilation)
+    N = draw(st.integers(0, 3))
+    options = {"stride": tuple(strides), "padding": tuple(paddings), "dilation": tuple(dilations), "groups": groups}
+    return Convolution((N, C, *inputs), (K, C // groups, *filters), (N, K, *outputs), options)
+
+
+@contextmanager
+def threads(number):
+    before = numba.get_num_threads()
+    numba.set_num_threads(number)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def three_sums(g, x, w, b, gy):
+    """Return the convolution and its two gradients, after checking that they left the inputs alone."""
+    before = [array.copy() for array in (x, w, b, gy)]
+    sums = (
+        kernels.conv2d(x, w, b, **g.options),
+        kernels.conv2d_grad_input(gy, w, g.x_shape, **g.options),
+        kernels.conv2d_grad_weight(x, gy, g.w_shape, **g.options),
+    )
+    for array, copy in zip((x, w, b, gy), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    return sums
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@given(g=convolutions(), seed=SEEDS)
+def test_every_algorithm_is_exact_on_whole_numbers(algorithm, dtype, g, seed):
+    arrays = g.arrays(whole, seed, dtype)
+    with kernels.use_backend("numpy"):
+        expected = three_sums(g, *arrays)
+    with kernels.use_algorithm(algorithm):
+        for actual, exact in zip(three_sums(g, *arrays), expected, strict=True):
+            assert actual.dtype == dtype
+            np.testing.assert_array_equal(actual, exact)
+
+
+SHAPES = {
+    "tiny maps of many images": ((7, 5, 2, 2), (6, 5, 3, 3), {"padding": 1}),
+    "one pixel": ((5, 9, 1, 1), (7, 9, 1, 1), {}),
+    "rows cut into boxes": ((1, 2, 3, 900), (5, 2, 3, 3), {"padding": 1}),
+    "more channels than a block": ((1, 70, 9, 9), (70, 70, 3, 3), {"padding": 1}),
+    "more filters than a box": ((1, 3, 5, 5), (150, 3, 1, 1), {}),
+    "more taps than a tile's depth": ((1, 2, 20, 24), (3, 2, 18, 20), {}),
+    "many parts of a weight gradient": ((4, 3, 40, 40), (4, 3, 3, 3), {"padding": 1}),
+    "stride beyond the filter": ((2, 3, 17, 17), (5, 3, 2, 2), {"stride": 5}),
+    "upsampling by 8": ((1, 2, 48, 48), (2, 1, 16, 16), {"stride": 8, "groups": 2}),
+    "padding beyond the filter": ((1, 3, 6, 6), (4, 3, 2, 2), {"padding": 5}),
+}
+
+
+def named(name):
+    x_shape, w_shape, options = SHAPES[name]
+    y_shape = kernels.conv2d(np.zeros(x_shape), np.zeros(w_shape), **options).shape
+    return Convolution(x_shape, w_shape, y_shape, options)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_tile_handles_every_edge(name):
+    g = named(name)
+    arrays = g.arrays(whole, 0, np.float32)
+    with kernels.use_backend("numpy"):
+        expected = three_sums(g, *arrays)
+    with kernels.use_algorithm("direct"):
+        for actual, exact in zip(three_sums(g, *arrays), expected, strict=True):
+            np.testing.assert_array_equal(actual, exact)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_one_thread_and_two_give_the_same_bits(algorithm, name):
+    g = named(name)
+    arrays = g.arrays(normal, 1, np.float32)
+    with kernels.use_algorithm(algorithm):
+        with threads(1):
+            one = three_sums(g, *arrays)
+        with threads(2):
+            two = three_sums(g, *arrays)
+    for a, b in zip(one, two, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_float32_stays_within_the_error_bound_of_a_sum(name):
+    """A sum of n rounded products is off by at most n·ε·Σ|product|, ε = 2⁻²⁴ (n + 1 with a bias), in whatever order."""
+    g = named(name)
+    arrays = g.arrays(normal, 2, np.float32)
+    exact_arrays = [array.astype(np.float64) for array in arrays]
+    magnitudes = [np.abs(array) for array in exact_arrays]
+    K, C_per_group, R, S = g.w_shape
+    N, _, OH, OW = g.y_shape
+    groups = g.options.get("groups", 1)
+    terms = C_per_group * R * S + 1, K // groups * R * S, N * OH * OW
+    with kernels.use_backend("numpy"):
+        exact, magnitude = three_sums(g, *exact_arrays), three_sums(g, *magnitudes)
+    for n, actual, right, size in zip(terms, three_sums(g, *arrays), exact, magnitude, strict=True):
+        # ε² terms are covered by the 1 added to n.
+        assert (np.abs(actual - right) <= (n + 1) * 2.0**-24 * size).all()
+
+
+def test_auto_takes_loops_where_the_tile_would_have_one_row():
+    assert choose(filters_per_group=1) == "loops"
+    assert choose(filters_per_group=2) == "direct"
+    with kernels.use_algorithm("direct"):
+        assert choose(filters_per_group=1) == "direct"
+    with kernels.use_algorithm("loops"):
+        assert choose(filters_per_group=2) == "loops"
+
+
+def test_an_unknown_algorithm_is_refused_by_name():
+    with (
+        pytest.raises(ValueError, match="algorithm must be one of 'auto', 'loops', 'direct', got 'fft'"),
+        kernels.use_algorithm("fft"),
+    ):
+        pass

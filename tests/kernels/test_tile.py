@@ -1,0 +1,74 @@
+"""The register tile, alone: against NumPy, on operands that lie scattered in memory."""
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geometry import SEEDS, whole
+from minifcn.random import stream
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
+
+DTYPES = (np.float32, np.float64)
+
+
+@numba.njit
+def run_tile(out, depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c_first, c_step):
+    tile(depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, out, c_first, c_step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=SEEDS, depth=st.integers(1, 40), rows=st.integers(1, ROWS + 2))
+def test_a_tile_is_a_matrix_product_of_scattered_operands(dtype, seed, depth, rows):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    a, b, c = (whole(seed + i, 1000, dtype) for i in range(3))
+    place = stream(seed)
+    a_first, first_start, c_first = (int(n) for n in place.integers(0, 5, 3))
+    a_step, c_step = int(place.integers(0, 20)), VECTORS * lanes + int(place.integers(0, 5))
+    a_offsets = place.integers(0, 1000 - 5 - 20 * ROWS, depth)
+    b_starts, b_offsets = place.integers(0, 400, first_start + VECTORS), place.integers(0, 500, depth)
+
+    expected = c.copy()
+    for m in range(min(rows, ROWS)):
+        left = a[a_first + m * a_step + a_offsets]  # (depth,)
+        for v in range(VECTORS):
+            right = b[b_starts[first_start + v] + b_offsets[:, None] + np.arange(lanes)]  # (depth, lanes)
+            first = c_first + m * c_step + v * lanes
+            expected[first : first + lanes] += left @ right
+
+    run_tile(c, depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c_first, c_step)
+    for m in range(rows, ROWS):  # such rows of a tile have no meaning
+        first = c_first + m * c_step
+        c[first : first + VECTORS * lanes] = expected[first : first + VECTORS * lanes]
+    np.testing.assert_array_equal(c, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_beyond_the_last_are_not_read(dtype):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    a = np.array([2.0, np.nan], dtype)  # one row of depth 1; what follows must not be touched
+    b, c = np.ones(VECTORS * lanes, dtype), np.zeros(ROWS * VECTORS * lanes, dtype)
+    zero, starts = np.zeros(1, np.int64), np.arange(VECTORS) * lanes
+    run_tile(c, 1, 1, a, 0, 1, zero, b, starts, 0, zero, 0, VECTORS * lanes)
+    assert not np.isnan(c).any()
+    assert (c[: VECTORS * lanes] == 2).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinity_keep_their_meaning(dtype):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    a, b = np.full(ROWS, np.inf, dtype), np.ones(VECTORS * lanes, dtype)
+    b[0], b[1] = 0, -1
+    c = np.zeros(ROWS * VECTORS * lanes, dtype)
+    zero, starts = np.zeros(1, np.int64), np.arange(VECTORS) * lanes
+    run_tile(c, 1, ROWS, a, 0, 1, zero, b, starts, 0, zero, 0, VECTORS * lanes)
+    assert np.isnan(c[0])
+    assert c[1] == -np.inf
+    assert c[2] == np.inf
+
+
+def test_the_tile_uses_the_registers_and_not_more():
+    """ROWS · VECTORS sums, VECTORS numbers of b, one of a: 16 registers with AVX2, at most 32 with AVX-512 and NEON."""
+    registers = {32: 16, 64: 32, 16: 32}[VECTOR_BYTES]
+    assert ROWS * VECTORS + VECTORS + 1 <= registers < 2 * ROWS * VECTORS + VECTORS + 1
