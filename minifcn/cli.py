@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         "--weight-decay", type=float, default=5e-4, help="pull of weights to 0 (default: 5e-4, FCN §4.3)"
     )
     command.add_argument("--clip-norm", type=float, default=1.0, help="longest gradient (default: 1)")
-    command.add_argument("--augment", action="store_true", help="shift training images, and mirror all but digits (FCN §4.3)")
+    command.add_argument(
+        "--augment", action="store_true", help="shift training images, and mirror all but digits (FCN §4.3)"
+    )
     command.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of a coarser run")
     command.add_argument("--seed", type=int, default=0, help="names all random numbers (default: 0)")
     command.add_argument("--out", type=Path, help="folder for the run (default: runs/SOURCE-fcnSTRIDEs)")

@@ -72,7 +72,7 @@ def use_policy(policy: Policy) -> Iterator[None]:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run NumPy arrays through backend ``name`` in a ``with``: ``"numba"`` (the default) or ``"numpy"`` (the reference).
+    """Run NumPy arrays through backend ``name``: ``"numba"`` (the default) or ``"numpy"`` (the reference).
 
     The choice belongs to the current thread or task; the environment variable ``MINIFCN_BACKEND`` sets the default.
 

@@ -95,12 +95,12 @@ def open_folder(
         except DataError as error:
             raise DataError(f"{layout.images}: {error}, or list them in {root / 'train.txt'} and so on") from None
 
-    chosen_pairs = [pairs[name] for name in chosen]
-    for pair in chosen_pairs:
+    # All of them, so that a training does not end before its test images turn out to be unfit.
+    for pair in pairs.values():
         _check_headers(pair)
     if classes is None:
         classes = _read_classes(root / "classes.txt") or _find_classes(layout.masks, masks.values())
-    return FolderDataset(chosen_pairs, classes, max_side)
+    return FolderDataset([pairs[name] for name in chosen], classes, max_side)
 
 
 def _find_layout(root: Path) -> Layout:

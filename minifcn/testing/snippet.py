@@ -5,35 +5,38 @@ from collections.abc import Callable
 import numpy as np
 
 from minifcn.nn import Module
-from minifcn.testing.data import distinct
 from minifcn.testing.subject import Subject
 from minifcn_kernels.jit import Array
 
-# Up to this many numbers are printed.
+# Up to this many numbers are written out.
 _PRINTABLE = 48
 
 
-def snippet(check: str, subject: Subject, options: str, fails: Callable[[list[Array]], bool]) -> str:
-    """Write code that fails likewise: with inputs drawn from seeds if these do, else with those at hand."""
+def snippet(
+    check: str,
+    subject: Subject,
+    options: str,
+    draw: Callable[[tuple[int, ...], int], Array],
+    fails: Callable[[list[Array]], bool],
+) -> str:
+    """Write code that calls ``check`` and fails likewise.
+
+    The inputs come from ``draw``, one of `minifcn.testing.data`, if it still fails with these: that has been tried.
+    Else they are written out.
+    """
     inputs = subject.point[: subject.inputs]
     names = [f"x{i}" for i in range(len(inputs))]
-    drawn = [distinct(value.shape, i) for i, value in enumerate(inputs)]
-    lines = ["from minifcn import testing"]
-    if inputs and _still(fails, drawn):
-        lines += [
-            f"{x} = testing.data.distinct({v.shape}, seed={i})"
-            for i, (x, v) in enumerate(zip(names, inputs, strict=True))
-        ]
+    if inputs and _still(fails, [draw(value.shape, i) for i, value in enumerate(inputs)]):
+        values = [f"testing.data.{draw.__name__}({value.shape}, seed={i})" for i, value in enumerate(inputs)]
     elif sum(value.size for value in inputs) <= _PRINTABLE:
-        lines.insert(0, "import numpy as np")
-        lines += [f"{x} = np.array({value.tolist()})" for x, value in zip(names, inputs, strict=True)]
+        values = [f"np.array({value.tolist()})" for value in inputs]
     else:
-        lines.append(
-            f"{', '.join(names)} = ...  # the inputs at hand: others do not fail, and they are too many to print"
-        )
+        values = [f"...  # the {value.shape} at hand: it takes its very numbers to fail" for value in inputs]
+    lines = ["import numpy as np"] if any(value.startswith("np.") for value in values) else []
+    lines += ["from minifcn import testing"]
+    lines += [f"{name} = {value}" for name, value in zip(names, values, strict=True)]
     f = "module" if isinstance(subject.f, Module) else subject.name if subject.name.isidentifier() else "f"
-    lines.append(f"testing.{check}({', '.join([f, *names, options])})")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"testing.{check}({', '.join([f, *names, options])})"])
 
 
 def _still(fails: Callable[[list[Array]], bool], inputs: list[Array]) -> bool:
