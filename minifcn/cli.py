@@ -1,6 +1,7 @@
 """The door: ``minifcn demo | train | evaluate | predict | inspect``."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ DEFAULT_RUN = Path("runs/demo/FCN-8s")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the process's exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    # Threads that spin while they wait slow everything down, themselves too, as soon as a core has other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:

@@ -101,13 +101,13 @@ class _Canvas:
     def paste(self, alpha: Image.Image, left: int, top: int) -> None:
         """Draw ``alpha`` in a random colour; what lies outside of the canvas is cut off.
 
-        The colour is lighter or darker than the canvas, by 35 or more in each channel where the canvas itself
-        varies by 25. So everything can be seen, and no colour tells an object from the clutter.
+        The colour is lighter than the canvas, by 35 or more in each channel where the canvas itself varies by 25. So
+        everything can be seen, and no colour tells an object from the clutter.
         """
-        sign, contrast, *hue = self.rng.random(5).tolist()
-        step = (65 + 50 * contrast) * (1 if sign < 0.5 else -1)
+        contrast, *hue = self.rng.random(4).tolist()
+        step = 65 + 50 * contrast
         red, green, blue = (
-            min(max(round(base + step + 60 * (h - 0.5)), 0), 255) for base, h in zip(self.base, hue, strict=True)
+            min(round(base + step + 60 * (h - 0.5)), 255) for base, h in zip(self.base, hue, strict=True)
         )
         self.picture.paste((red, green, blue), (left, top), alpha)
 

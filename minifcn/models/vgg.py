@@ -37,10 +37,10 @@ def tiny_vgg(num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Seq
         "flatten": nn.Flatten((channels, 2, 2)),  # 64 / 2⁵ = 2
         "fc6": nn.Linear(channels * 2 * 2, 128, rng=rng),
         "relu6": nn.ReLU(),
-        "drop6": nn.Dropout(0.5),
+        "drop6": nn.Dropout(0.1),
         "fc7": nn.Linear(128, 128, rng=rng),
         "relu7": nn.ReLU(),
-        "drop7": nn.Dropout(0.5),
+        "drop7": nn.Dropout(0.1),
         "score": nn.Linear(128, num_classes, rng=rng),
     }
     taps = {2**block: (f"pool{block}", blocks[block - 1][0]) for block in range(1, 5)}

@@ -49,7 +49,7 @@ def check_backends(kernel: Kernel, case: Case) -> None:
                 failure = _first_failure(kernel, arguments, expected, tolerance)
             if failure is not None:
                 claim, mismatch = failure
-                headline = f"{kernel.name} on {name} in {dtype} is wrong"
+                headline = f"{kernel.name} on {name} in {dtype}: a claim does not hold"
                 code = (
                     "import minifcn_kernels as kernels\nfrom minifcn import testing\n"
                     f"from {type(case).__module__} import {type(case).__name__}\n"
@@ -115,28 +115,28 @@ def _first_failure(
 
     changed = first_mismatch([*arrays], [*arrays.values()], [*before.values()])
     if changed:
-        return "inputs are left alone", changed
+        return "Inputs are left alone", changed
     for name, output, right in zip(names, outputs, expected, strict=True):
         absolute = tolerance if _is_float(right) else 0
         off = first_mismatch([name], [output], [right], absolute=absolute, names=("got", "reference"))
         if off:
-            return f"the result is the reference's, to {tolerance:.3g}", off
+            return f"The result is the reference's, to {tolerance:.3g}", off
         dtype = next(a.dtype for a in arrays.values() if _is_float(a)) if _is_float(right) else right.dtype
         if output.dtype != dtype:
-            return "the result has the inputs' dtype", Mismatch(name, output.dtype, dtype)
+            return "The result has the inputs' dtype", Mismatch(name, output.dtype, dtype)
         for argument, array in arrays.items():
             if np.shares_memory(output, array):
-                return "results are arrays of their own", Mismatch(
+                return "Results are arrays of their own", Mismatch(
                     name, f"the memory of {argument}", "memory of its own"
                 )
     again = _run(kernel, {name: strided(value) if name in arrays else value for name, value in arguments.items()})
     differs = first_mismatch(names, again, outputs)
     if differs:
-        return "it makes no difference how the inputs lie in memory", differs
+        return "It makes no difference how the inputs lie in memory", differs
     if current_policy().backend != "numba":
         return None
     differs = first_mismatch(names, *_with_one_and_two_threads(kernel, arguments))
-    return ("one thread and two give the same bits", differs) if differs else None
+    return ("One thread and two give the same bits", differs) if differs else None
 
 
 def _with_one_and_two_threads(kernel: Kernel, arguments: Arguments) -> tuple[list[Array], list[Array]]:

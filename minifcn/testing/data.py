@@ -40,12 +40,13 @@ def whole(shape: Shape, seed: int = 0) -> Array:
 
 
 def strided(array: Array) -> Array:
-    """Return an equal array that is laid out unkindly: backwards, with a NaN or a huge number beside every element."""
+    """Return an equal array that is laid out unkindly: axes reversed, backwards, with gaps of NaN or huge numbers."""
     if array.ndim == 0:
         return strided(array[None]).reshape(())
     gap = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
-    store = np.full((*array.shape[:-1], 2 * array.shape[-1]), gap, array.dtype)
+    *outer, last = array.shape
+    store = np.full((2 * last, *reversed(outer)), gap, array.dtype)
     backwards = slice(None, None, -1)
-    view = store[(*[backwards] * (array.ndim - 1), slice(None, None, -2))]
+    view = store[(slice(None, None, -2), *[backwards] * len(outer))].transpose()
     view[...] = array
     return view

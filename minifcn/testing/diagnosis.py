@@ -137,21 +137,24 @@ def unmasked(e: Evidence) -> str | None:
 
 
 def only_one_arrives(e: Evidence) -> str | None:
-    """The last contribution has overwritten the others."""
+    """One contribution has overwritten the others."""
     parts = e.contributions()
     if len(parts) < 2 or not any(e.same_here(part) for part in parts):
         return None
     which = "the last" if e.same_here(parts[-1]) else "the first" if e.same_here(parts[0]) else "one"
-    return f"only {which} of {len(parts)} contributions arrived: overwritten (`=`) where it must accumulate (`+=`)"
+    return (
+        f"only {which} of {len(parts)} contributions arrived: overwritten (`=`) where it must accumulate (`+=`), "
+        f"or not summed over an axis"
+    )
 
 
 def not_summed(e: Evidence) -> str | None:
-    """Only one slice of the output has been looked at."""
+    """Only one slice of the output, of several elements, has been looked at."""
     for axis, size in enumerate(e.terms.shape):
         others = tuple(a for a in range(e.terms.ndim) if a != axis)
-        sums = e.terms.sum(axis=others)
+        sums, parts = e.terms.sum(axis=others), np.count_nonzero(e.terms, axis=others)
         for index in (0, size - 1):
-            if np.count_nonzero(sums) > 1 and e.same_here(sums[index]):
+            if np.count_nonzero(sums) > 1 and parts[index] > 1 and e.same_here(sums[index]):
                 return (
                     f"only index {index} of the output's axis {axis} was counted: the gradient of what is broadcast "
                     f"or shared along an axis is the sum over it"

@@ -48,7 +48,7 @@ def check_gradients(f: Callable[..., Any], *inputs: Any, mode: Mode = "full", se
         claim, mismatch = failure
         options = f"seed={seed}" if mode == "full" else f"mode={mode!r}, seed={seed}"
         code = snippet("check_gradients", trial.subject, options, data.distinct, lambda xs: _fails(_trial(f, xs, seed)))
-        raise GradientError(describe(f"{trial.subject.name}: {mismatch.where} is wrong", claim, mismatch, code))
+        raise GradientError(describe(f"{trial.subject.name}: a claim does not hold", claim, mismatch, code))
 
 
 def check_ties(f: Callable[..., Any], *inputs: Any, seed: int = 0) -> None:
@@ -70,7 +70,7 @@ def check_ties(f: Callable[..., Any], *inputs: Any, seed: int = 0) -> None:
         code = snippet(
             "check_ties", trial.subject, f"seed={seed}", data.tied, lambda xs: bool(_at_tie(_trial(f, xs, seed)))
         )
-        raise GradientError(describe(f"{trial.subject.name}: {mismatch.where} is wrong", _TIES, mismatch, code))
+        raise GradientError(describe(f"{trial.subject.name}: a claim does not hold", _TIES, mismatch, code))
 
 
 def _at_tie(trial: Trial) -> Mismatch | None:

@@ -38,7 +38,7 @@ def sizes(largest: int = 3) -> st.SearchStrategy[int]:
     return st.integers(1, largest)
 
 
-def shapes(axes: int = 4, largest: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
+def shapes(axes: int = 4, largest: int = 3) -> st.SearchStrategy[tuple[int, ...]]:
     """Draw a shape of so many axes; by default that of a batch of maps, (N, C, H, W)."""
     return st.tuples(*[sizes(largest)] * axes)
 
@@ -61,7 +61,7 @@ def arrays(
         strided: lay it out backwards and with gaps.
     """
     if not isinstance(shape, tuple):
-        shape = draw(shape or shapes())
+        shape = draw(shapes() if shape is None else shape)
     array: Array = getattr(data, values)(shape, draw(seeds()))
     return data.strided(array) if strided else array
 

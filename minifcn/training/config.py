@@ -16,6 +16,8 @@ class TrainConfig:
     Attributes:
         steps: how many steps to take, evaluations and checkpoints not counted.
         lr, momentum, weight_decay, clip_norm: see `SGD`.
+        cooldown: over how many of the last steps the learning rate falls evenly towards 0. The paper's trainings are
+            long enough to keep it fixed (FCN §4.3); one of minutes ends in the middle of its swings without.
         batch_size: images in a micro-batch, which must have one size; 1 where images differ.
         accumulate: micro-batches in a step.
         reduction: "mean" or "sum". A sum over 250,000 pixels wants a learning rate smaller by as much.
@@ -33,6 +35,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    cooldown: int = 0
     batch_size: int = 1
     accumulate: int = 1
     reduction: Literal["mean", "sum"] = "mean"
@@ -45,5 +48,12 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.cooldown <= self.steps:
+            raise ValueError(f"TrainConfig: cooldown must lie in 0 … steps = {self.steps}, got {self.cooldown}")
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f'TrainConfig: reduction must be "mean" or "sum", got {self.reduction!r}')
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of step ``step``, counted from 0."""
+        left = self.steps - step
+        return self.lr * left / self.cooldown if left < self.cooldown else self.lr

@@ -106,7 +106,8 @@ class Trainer:
 
         Raises:
             CheckpointError: there is no sound checkpoint, or it is of another net or of a training with other
-                settings. (``steps`` may be raised: that changes no step.) Then nothing is changed.
+                settings. (``steps`` may be raised, unless there is a cooldown: that changes no step done.) Then
+                nothing is changed.
         """
         newest, messages = checkpoint.latest(self.folder)
         self._check_same_training(newest)
@@ -173,6 +174,7 @@ class Trainer:
         try:
             loss = self._gradient()
             with _uninterrupted():
+                self.optimizer.lr = self.config.lr_at(self.step)
                 norm = self.optimizer.step()
                 self.step += 1
                 speed = self.config.batch_size * self.config.accumulate / (time.perf_counter() - started)
@@ -266,9 +268,13 @@ class Trainer:
 
 
 def _settings(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be the same for a training to be continued: all but how far it is and how far it is to go."""
+    """Return what must be the same for a training to be continued: all but how far it is and how far it is to go.
+
+    With a cooldown, how far it is to go decides what is done before.
+    """
     settings = {**meta, **meta.get("config", {})}
-    return {name: value for name, value in settings.items() if name not in ("config", "step", "steps")}
+    free = {"config", "step"} if settings.get("cooldown") else {"config", "step", "steps"}
+    return {name: value for name, value in settings.items() if name not in free}
 
 
 def _check_data(train_set: Dataset, validation: Dataset | None, config: TrainConfig) -> None:

@@ -331,3 +331,9 @@ def test_killed_at_ten_moments_and_resumed_it_ends_as_if_never_stopped_on_one_th
     assert killed_while_saving > 0
     assert final(tmp_path / "one") == final(tmp_path / "two")
     assert final(killed) == final(tmp_path / "one")
+
+
+def test_a_training_with_a_cooldown_is_not_prolonged(tmp_path):
+    tiny_trainer(tmp_path, steps=6, cooldown=2).run()
+    with pytest.raises(CheckpointError, match="steps was 6 and is 8"):
+        tiny_trainer(tmp_path, steps=8, cooldown=2).resume()

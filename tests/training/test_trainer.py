@@ -359,3 +359,20 @@ def test_a_net_for_another_number_of_classes_is_refused(tmp_path):
 def test_meta_that_cannot_be_saved_is_refused_before_the_training(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         tiny_trainer(tmp_path, meta={"net": tiny_net()})
+
+
+def test_the_learning_rate_falls_evenly_over_the_cooldown():
+    config = TrainConfig(steps=10, lr=0.8, cooldown=4)
+    np.testing.assert_allclose([config.lr_at(step) for step in range(10)], [0.8] * 7 + [0.6, 0.4, 0.2])
+    assert [TrainConfig(steps=3, lr=0.5).lr_at(step) for step in range(3)] == [0.5] * 3
+    with pytest.raises(ValueError, match="cooldown must lie in 0 … steps = 10, got 11"):
+        TrainConfig(steps=10, lr=0.8, cooldown=11)
+
+
+def test_every_step_is_taken_with_its_learning_rate(tmp_path):
+    trainer = tiny_trainer(tmp_path, steps=6, cooldown=3)
+    taken = []
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: taken.append(trainer.optimizer.lr) or step()
+    trainer.run()
+    assert taken == [trainer.config.lr_at(i) for i in range(6)]
