@@ -25,6 +25,7 @@ from minifcn.training import TrainConfig, Trainer, TrainResult, checkpoint, eval
 SCENE = 128  # pixels; every scene is a square
 # Enough for images of at least 33 pixels, which these are: more would only add empty pixels to compute on.
 PADDING = 1
+VALIDATION_SCENES = 40
 TEST_SCENES = 200
 FIGURE_SCENES = 5
 
@@ -76,7 +77,7 @@ def run(folder: Path, *, seed: int, resume: bool, say: Callable[[str], None]) ->
         Interrupted: Ctrl-C was pressed; what was done is saved.
     """
     crops, scenes = digit_crops("train", seed=seed), DigitScenes("train", SCENE, seed=seed)
-    validation = DigitScenes("val", SCENE, count=40, seed=seed)
+    validation = DigitScenes("val", SCENE, count=VALIDATION_SCENES, seed=seed)
     test = DigitScenes("test", SCENE, count=TEST_SCENES, seed=seed)
     classes = len(scenes.classes)
     results: dict[str, TrainResult] = {}

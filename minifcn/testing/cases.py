@@ -155,23 +155,16 @@ class PoolCase(Shown):
     seed: int = 0
 
     @property
-    def _common(self) -> Arguments:
-        return {
-            "kernel_size": (self.R, self.S),
-            "stride": self.stride,
-            "padding": self.padding,
-            "ceil_mode": self.ceil_mode,
-        }
-
-    @property
     def max_options(self) -> Arguments:
         """The arguments of `ops.max_pool2d`."""
-        return self._common | {"dilation": self.dilation}
+        shared = {"stride": self.stride, "padding": self.padding, "ceil_mode": self.ceil_mode}
+        return {"kernel_size": (self.R, self.S), "dilation": self.dilation} | shared
 
     @property
     def avg_options(self) -> Arguments:
         """The arguments of `ops.avg_pool2d`."""
-        return self._common | {"count_include_pad": self.count_include_pad}
+        options = self.max_options | {"count_include_pad": self.count_include_pad}
+        return {name: value for name, value in options.items() if name != "dilation"}
 
     def array(self) -> Array:
         """Return x."""

@@ -192,7 +192,9 @@ def keeps_the_dtype(trial: Trial) -> Mismatch | None:
 
 
 CLAIMS_BEFORE = (leaves_inputs_alone, is_deterministic)
+# The first comes first: what shares memory would make the others fail, too, for a reason that is harder to see.
 CLAIMS_AFTER = (
+    owns_its_gradients,
     accumulates,
     adds_up_where_paths_meet,
     takes_one_tensor_twice,
@@ -200,5 +202,4 @@ CLAIMS_AFTER = (
     takes_strided_arrays,
     calls_share_nothing,
     keeps_the_dtype,
-    owns_its_gradients,
 )

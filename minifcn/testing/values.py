@@ -48,33 +48,35 @@ def _every_element(trial: Trial, leaf: int) -> tuple[Mismatch | None, str]:
 def random_slopes(trial: Trial) -> Mismatch | None:
     """Compare every gradient along one random direction; look for the element only where that is wrong."""
     for leaf, analytic in enumerate(trial.grads):
-        direction = _direction(trial, leaf)
-        slope = _slope(trial, leaf, direction)
+        slope, right = _random_slope(trial, leaf)
         if slope.kink:
             raise _kink_error(trial, f"{trial.subject.leaves[leaf]}, along a random direction")
-        if not slope.agrees_with(float(np.vdot(analytic, direction))):
+        if not right:
             mismatch = _every_element(trial, leaf)[0] if analytic.size <= _MEASURABLE else None
-            return mismatch or _narrow_down(trial, leaf, direction)
+            return mismatch or _narrow_down(trial, leaf)
     return None
 
 
 def agrees(trial: Trial) -> bool:
     """Say whether every gradient is right along one random direction, or lies on a kink."""
-    for leaf, analytic in enumerate(trial.grads):
-        direction = _direction(trial, leaf)
-        slope = _slope(trial, leaf, direction)
-        if not slope.kink and not slope.agrees_with(float(np.vdot(analytic, direction))):
-            return False
-    return True
+    measured = (_random_slope(trial, leaf) for leaf in range(len(trial.grads)))
+    return all(slope.kink or right for slope, right in measured)
+
+
+def _random_slope(trial: Trial, leaf: int) -> tuple[slopes.Slope, bool]:
+    """Measure the slope along one random direction, and say whether the gradient agrees."""
+    direction = _direction(trial, leaf)
+    slope = _slope(trial, leaf, direction)
+    return slope, slope.agrees_with(float(np.vdot(trial.grads[leaf], direction)))
 
 
 def _direction(trial: Trial, leaf: int) -> Array:
     return stream(trial.seed, "direction", leaf).standard_normal(trial.grads[leaf].shape)
 
 
-def _narrow_down(trial: Trial, leaf: int, direction: Array) -> Mismatch:
+def _narrow_down(trial: Trial, leaf: int) -> Mismatch:
     """Find a wrong element by halving the direction, following the half that is more wrong."""
-    analytic = trial.grads[leaf]
+    analytic, direction = trial.grads[leaf], _direction(trial, leaf)
     elements = np.arange(analytic.size)
     while len(elements) > 1:
         off = []

@@ -207,6 +207,34 @@ def overwrite_leaf(self, grad, *, owned):
     self.grad = grad.copy()
 
 
+def walk(combine):
+    """Make a walk through the graph in which ``combine`` puts a function's gradients with those that came before."""
+
+    def backpropagate(root, grad):
+        pending = {root: grad}
+        for function in reversed(tensor.topological_order(root)):
+            combine(pending, function._run_backward(pending.pop(function)))
+            function._release()
+        for leaf, total in pending.items():
+            leaf._receive(total, owned=False)
+
+    return lambda patch: patch.setattr(tensor, "_backpropagate", backpropagate)
+
+
+def last_function_wins(pending, grads):
+    """Two inputs of one function add up, two functions do not."""
+    together = {}
+    for source, grad in grads:
+        together[source] = together.get(source, 0) + grad
+    pending.update(together)
+
+
+def last_input_wins(pending, grads):
+    """Two functions add up, two inputs of one function do not."""
+    for source, grad in dict(grads).items():
+        pending[source] = pending.get(source, 0) + grad
+
+
 def getitem_overwrites(self, grad):
     shape, index = self.saved
     grad_a = np.zeros(shape, grad.dtype)
@@ -287,6 +315,8 @@ def ignored_as_class_0(self, grad):
 def _special():
     cross_entropy = SUBJECTS["cross_entropy"].function
     yield Bug("overwritten", "mul", "the leaf's .grad", lambda p: p.setattr(tensor.Tensor, "_receive", overwrite_leaf))
+    yield Bug("overwritten", "mul", "the last of two functions wins", walk(last_function_wins))
+    yield Bug("overwritten", "mul", "the last of two inputs wins", walk(last_input_wins))
     yield Bug("overwritten", "getitem", "an element taken twice", set_backward(movement.GetItem, getitem_overwrites))
     yield Bug("padding off by one", "pad", "columns", set_backward(movement.Pad, pad_moved))
     yield Bug("spatial axes swapped", "pad", "top and left", set_backward(movement.Pad, pad_swapped))

@@ -10,6 +10,7 @@ from hypothesis import find, given, settings
 import minifcn.testing
 import minifcn_kernels as kernels
 from minifcn import Function, Tensor, nn, ops
+from minifcn.ops.movement import Reshape
 from minifcn.testing import (
     AdjointError,
     BackendError,
@@ -140,6 +141,12 @@ def test_randomness_is_found():
     rng = np.random.default_rng(0)
     with pytest.raises(GradientError, match="same bits"):
         check_gradients(lambda x: x * rng.random((2, 2)), distinct((2, 2)))
+
+
+def test_a_gradient_that_is_the_cotangent_itself_is_found(monkeypatch):
+    monkeypatch.setattr(Reshape, "fresh_gradients", True)
+    with pytest.raises(GradientError, match=r"Gradients share memory with nothing[\s\S]*the memory of the cotangent"):
+        check_gradients(lambda x: x.reshape(4), distinct((2, 2)))
 
 
 def test_reliance_on_the_memory_layout_is_found():
