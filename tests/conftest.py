@@ -14,6 +14,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No deadline: the first example of a kernel may compile it, which takes seconds.
 settings.register_profile("quick", max_examples=20, derandomize=True, deadline=None, print_blob=True)
-# 400: the 31 tests for false alarms of `minifcn.testing` see 12,400 layers, and `make check` takes less than half an hour.
+# 400: the 31 tests for false alarms of `minifcn.testing` see 12,400 layers, and `make check` stays below half an hour.
 settings.register_profile("thorough", max_examples=400, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("MINIFCN_TEST_PROFILE", "quick"))
