@@ -66,7 +66,19 @@ class Compiled:
         if specialised is None:
             with _lock:
                 specialised = self._specialisations[key] = _specialise(self.function, arguments)
-        return specialised(*arguments)
+        try:
+            return specialised(*arguments)
+        except SystemError as error:
+            # What Numba makes of a Ctrl-C that comes while it hands a result over to Python.
+            if isinstance(_first_cause(error), KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:

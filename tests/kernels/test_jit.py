@@ -119,3 +119,25 @@ def test_each_combination_of_types_is_specialised_once(monkeypatch):
         np.testing.assert_array_equal(double(x, 2), x * 2)
         np.testing.assert_array_equal(double(x, 3), x * 3)
     assert len(made) == 3  # float64 and float32 rows, float64 planes
+
+
+def test_ctrl_c_within_compiled_code_stays_ctrl_c(monkeypatch):
+    """Numba chains it behind two SystemErrors when it comes while a result is handed over to Python."""
+
+    def interrupted(x):
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as stop:
+                raise SystemError("unpickling returned a result with an exception set") from stop
+        except SystemError as error:
+            raise SystemError("the kernel returned a result with an exception set") from error
+
+    def broken(x):
+        raise SystemError("something else")
+
+    for function, raised in ((interrupted, KeyboardInterrupt), (broken, SystemError)):
+        kernel = jit.Compiled(function)
+        monkeypatch.setattr(jit, "_specialise", lambda function, arguments: function)
+        with pytest.raises(raised):
+            kernel(np.zeros(1))

@@ -2,8 +2,9 @@
 
 Outside what both can do, and so not compared here: asymmetric and automatic padding; an even size of LRN, whose
 window ONNX lays to the higher channels; and a mean loss over no pixel, where ONNX gives NaN. The evaluator has
-errors of its own, which the tests go around: its pools are wrong in ceil_mode, its transposed convolution is wrong
-with groups (so it is asked for one group at a time), and its LRN looks at as many channels as there are images.
+errors of its own, which the tests go around: its pools are wrong in ceil_mode, its max pool mixes up paddings that
+differ between the axes (so it is given a padded input), its transposed convolution is wrong with groups (so it is
+asked for one group at a time), and its LRN looks at as many channels as there are images.
 """
 
 import numpy as np
@@ -75,10 +76,12 @@ def test_conv_transpose_is_the_gradient_of_a_convolution(backend, g, seed):
 @given(poolings(dilated=True, ceil=False), SEEDS)
 def test_max_pool(backend, g, seed):
     x = whole(seed, g.x_shape)
-    attributes = window_attributes(g.options) | {"dilations": g.options["dilation"]}
     with kernels.use_backend(backend):
         y, _ = kernels.max_pool2d(x, **g.options)
-    expected = evaluate("MaxPool", x, kernel_shape=g.options["kernel_size"], **attributes)
+    rows, columns = g.options["padding"]
+    padded = np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)), constant_values=-np.inf)
+    options = {"kernel_shape": g.options["kernel_size"], "strides": g.options["stride"]}
+    expected = evaluate("MaxPool", padded, dilations=g.options["dilation"], **options)
     np.testing.assert_array_equal(y, expected)
 
 
