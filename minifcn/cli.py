@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{stop}\nto go on: {_again(arguments, options.out)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        resumable = hasattr(options, "resume")
+        print(f"\nstopped\nto go on: {_again(arguments, options.out)}" if resumable else "\nstopped", file=sys.stderr)
         return 130
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         print(f"minifcn {options.name}: {error}", file=sys.stderr)
@@ -75,17 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--stride", type=int, default=8, choices=[32, 16, 8, 4, 2], help="finest map to score (default: 8)"
     )
-    command.add_argument("--steps", type=int, default=1000, help="updates of the weights (default: 1000)")
+    command.add_argument("--steps", type=_positive, default=1000, help="updates of the weights (default: 1000)")
     command.add_argument(
-        "--batch-size", type=int, help="images computed together, of one size (default: 8; folders: 1)"
+        "--batch-size", type=_positive, help="images computed together, of one size (default: 8; folders: 1)"
     )
-    command.add_argument("--accumulate", type=int, help="batches summed into a step (default: 1; folders: 8)")
+    command.add_argument("--accumulate", type=_positive, help="batches summed into a step (default: 1; folders: 8)")
     command.add_argument("--lr", type=float, default=0.05, help="learning rate, for the mean loss (default: 0.05)")
     command.add_argument("--momentum", type=float, default=0.9, help="share of the last step kept (default: 0.9)")
     command.add_argument(
         "--weight-decay", type=float, default=5e-4, help="pull of weights to 0 (default: 5e-4, FCN §4.3)"
     )
-    command.add_argument("--clip-norm", type=float, default=1.0, help="longest gradient (default: 1)")
+    command.add_argument(
+        "--clip-norm", type=float, default=1.0, help="scale longer gradients down to this norm (default: 1; inf: never)"
+    )
     command.add_argument(
         "--augment", action="store_true", help="shift training images, and mirror all but digits (FCN §4.3)"
     )
@@ -118,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG files")
     command.add_argument("--run", type=Path, default=DEFAULT_RUN, help=f"the trained net (default: {DEFAULT_RUN})")
     command.add_argument("--out", type=Path, default=Path("."), help="folder for the results (default: here)")
-    command.add_argument("--max-side", type=int, help="reduce larger images to this many pixels first")
+    command.add_argument("--max-side", type=_positive, help="reduce larger images to this many pixels first")
 
     command = _command(
         commands,
@@ -129,8 +132,12 @@ def _parser() -> argparse.ArgumentParser:
         "image that one output depends on; a multiply-add counts as two FLOPs.",
     )
     command.add_argument("net", help=f"{', '.join(nets.CLASSIFIERS)}, fcn32s, fcn16s, fcn8s, or a run's folder")
-    command.add_argument("--size", type=int, nargs="+", help="height and width of the image (default: the net's own)")
-    command.add_argument("--classes", type=int, default=21, help="scores per pixel (default: 21, as PASCAL VOC)")
+    command.add_argument(
+        "--size", type=_positive, nargs="+", help="height and width, or both in one (default: the net's own)"
+    )
+    command.add_argument(
+        "--classes", type=_positive, help="scores per pixel (default: 21, as PASCAL VOC; a run has its own)"
+    )
     return parser
 
 
@@ -140,15 +147,26 @@ def _command(commands: Any, name: str, function: Any, summary: str, description:
     return command
 
 
+def _positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _add_data_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, metavar="FOLDER", help="a folder of your own images and masks")
-    command.add_argument("--max-side", type=int, help="reduce larger images (and masks, nearest) to this many pixels")
+    command.add_argument(
+        "--max-side", type=_positive, help="reduce larger images (and masks, nearest) to this many pixels"
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:
     if options.resume and options.out is None:
         options.out = _last_demo()
     folder = options.out = options.out or _free_folder(Path("runs/demo"))
+    if options.resume and not folder.exists():
+        raise ValueError(f"--resume: there is no run in {folder}; leave --resume away to begin one")
     demo.run(folder, seed=options.seed, resume=options.resume, say=print)
 
 
@@ -169,15 +187,19 @@ def _last_demo() -> Path:
     return folder if not number.isdigit() or number == "2" else folder.with_name(f"demo-{int(number) - 1}")
 
 
-def _open(source: dict[str, Any], split: Split) -> Dataset:
-    """Open a split of the data set that ``source``, out of a checkpoint or from the command line, describes."""
+def _open(source: dict[str, Any], split: Split, classes: tuple[str, ...] | None = None) -> Dataset:
+    """Open a split of the data set that ``source``, out of a checkpoint or from the command line, describes.
+
+    ``classes`` are the names for a folder that has none of its own.
+    """
     from minifcn.data import digits, folder, shapes
 
     if source["kind"] == "digits":
         return digits.DigitScenes(split, count=source["count"][split], seed=source["seed"])
     if source["kind"] == "shapes":
         return shapes.ShapeScenes(split, count=source["count"][split], seed=source["seed"])
-    return folder.open_folder(source["folder"], split, max_side=source["max_side"])
+    named = (Path(source["folder"]) / "classes.txt").exists()
+    return folder.open_folder(source["folder"], split, max_side=source["max_side"], classes=None if named else classes)
 
 
 def _source(options: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -185,6 +207,8 @@ def _source(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     kind = getattr(options, "source", None)
     if (kind is None) == (options.data is None):
         raise DataError("name what to train on: digits, shapes, or --data FOLDER (one of them)")
+    if options.data is None and options.max_side is not None:
+        raise DataError("--max-side is for the images of --data FOLDER; scenes are drawn in one size")
     if options.data is not None:
         return {"kind": "folder", "folder": str(options.data.resolve()), "max_side": options.max_side}
     return {"kind": kind, "seed": seed, "count": {"train": 256, "val": 40, "test": 200}}
@@ -233,8 +257,17 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     trained = _loaded(options.run)
-    source = _source(options, 0) if options.data is not None else trained.meta["data"]
-    dataset = _open(source, options.split)
+    source = trained.meta.get("data")
+    if options.data is not None or options.max_side is not None:
+        source = _source(options, 0)
+    if not isinstance(source, dict):
+        raise DataError(f"{options.run} does not say what it was trained on; name a folder by --data")
+    dataset = _open(source, options.split, trained.classes)
+    if dataset.classes != trained.classes:
+        raise DataError(
+            f"the classes of the data ({', '.join(dataset.classes)}) are not those of {options.run} "
+            f"({', '.join(trained.classes)}); evaluate on a data set of the same"
+        )
     confusion = evaluate(trained.net, dataset, progress=True)
     _print_scores(f"{options.split} ({len(dataset)} images)", metrics.scores(confusion))
     for name, iu in zip(trained.classes, metrics.per_class_iu(confusion), strict=True):
@@ -250,6 +283,13 @@ def _print_scores(what: str, scores: metrics.Scores) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     trained = _loaded(options.run)
+    if not isinstance(trained.net, FCN):
+        raise ValueError(f"--run {options.run}: holds a classifier, which labels no pixels; name the run of an FCN")
+    stems = [path.stem for path in options.images]
+    if twins := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(
+            f"several images are named {', '.join(twins)}, and so would be their results; label them apart"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     for path in options.images:
         image = load_image(path, options.max_side)
@@ -271,6 +311,8 @@ def _loaded(run: Path) -> nets.TrainedNet:
 
 def _inspect(options: argparse.Namespace) -> None:
     net, channels = _net_to_inspect(options)
+    if len(options.size or []) > 2:
+        raise ValueError(f"--size: give the height and the width, got {' '.join(map(str, options.size))}")
     own_size = {"lenet": 32}.get(options.net, 64) if not isinstance(net, FCN) else 500
     size = tuple((options.size or [own_size]) * 2)[:2]
     rows = inspect(net, (size[0], size[1]), channels)
@@ -294,11 +336,13 @@ def _net_to_inspect(options: argparse.Namespace) -> tuple[nets.Net, int]:
         classifier = "tiny_vgg" if options.net in strides else options.net
         channels = 1 if classifier == "lenet" else 3
         stride = strides.get(options.net)
-        spec = nets.NetSpec(classifier=classifier, num_classes=options.classes, channels=channels, stride=stride)
+        spec = nets.NetSpec(classifier=classifier, num_classes=options.classes or 21, channels=channels, stride=stride)
         return spec.build(), channels
     if not Path(options.net).exists():
         known = ", ".join([*nets.CLASSIFIERS, *strides])
         raise ValueError(f"there is no net or run {options.net!r}; choose one of {known}, or a run's folder")
+    if options.classes is not None:
+        raise ValueError(f"--classes is for nets by name; the run {options.net} has its own")
     trained = _loaded(Path(options.net))
     return trained.net, trained.spec.channels
 

@@ -20,7 +20,7 @@ from minifcn.data.pictures import to_picture
 from minifcn.fcn import FCN, convolutionalize
 from minifcn.nets import NetSpec, meta_of
 from minifcn.tensor import Tensor, no_grad
-from minifcn.training import TrainConfig, Trainer, TrainResult, checkpoint, evaluate, metrics, predict
+from minifcn.training import TrainConfig, Trainer, TrainResult, checkpoint, evaluate, log, metrics, predict
 
 SCENE = 128  # pixels; every scene is a square
 # Enough for images of at least 33 pixels, which these are: more would only add empty pixels to compute on.
@@ -76,7 +76,8 @@ def run(folder: Path, *, seed: int, resume: bool, say: Callable[[str], None]) ->
     Raises:
         Interrupted: Ctrl-C was pressed; what was done is saved.
     """
-    crops, scenes = digit_crops("train", seed=seed), DigitScenes("train", SCENE, seed=seed)
+    source = {"kind": "digits", "seed": seed, "count": {"train": 256, "val": VALIDATION_SCENES, "test": TEST_SCENES}}
+    crops, scenes = digit_crops("train", seed=seed), DigitScenes("train", SCENE, count=256, seed=seed)
     validation = DigitScenes("val", SCENE, count=VALIDATION_SCENES, seed=seed)
     test = DigitScenes("test", SCENE, count=TEST_SCENES, seed=seed)
     classes = len(scenes.classes)
@@ -85,7 +86,7 @@ def run(folder: Path, *, seed: int, resume: bool, say: Callable[[str], None]) ->
     def train(name: str, net: nn.Module, data: Dataset, val: Dataset, config: TrainConfig, spec: NetSpec) -> None:
         say(f"\n{name}: {config.steps} steps")
         stage_folder = folder / name
-        trainer = Trainer(net, data, config, stage_folder, validation=val, meta=meta_of(spec, data="digits"))
+        trainer = Trainer(net, data, config, stage_folder, validation=val, meta=meta_of(spec, data=source))
         if resume and checkpoint.checkpoints(stage_folder):
             for message in trainer.resume():
                 say(message)
@@ -158,8 +159,7 @@ def _as_json(rows: list[tuple[str, metrics.Scores]], bounds: dict[int, float], s
 
 
 def _validation_iu(path: Path) -> dict[int, float]:
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {record["step"]: record["mean_iu"] for record in records if "mean_iu" in record}
+    return {record["step"]: record["mean_iu"] for record in log.read(path) if "mean_iu" in record}
 
 
 def _draw_heat_map(dense: nn.Sequential, path: Path, seed: int) -> None:

@@ -18,9 +18,8 @@ paths meet (a diamond)::
 `Tensor.backward` visits the functions in an order in which everything that uses an output comes before the
 function that made it, so that each function sees the whole cotangent of its output, once.
 
-Edges never point from an input to what was made of it, and they hold functions, not tensors: there are no
-cycles, and a value that no backward needs is freed as soon as the last variable lets go of it. What backward
-needs is freed function by function while it runs.
+Edges never point from an input to what was made of it, and they hold functions, not tensors: there are no cycles, and
+a value is freed as soon as no variable and no backward needs it. What backward needs is freed while it runs.
 """
 
 from __future__ import annotations
@@ -221,7 +220,7 @@ class Tensor:
 
     @property
     def data(self) -> Array:
-        """The array itself. Assigning to it (``p.data -= lr * p.grad``) counts as a change of the tensor."""
+        """The array itself. ``p.data -= lr * p.grad`` counts as a change, ``p.data[0] = 1`` needs `mark_changed`."""
         return self._data
 
     @data.setter
@@ -364,9 +363,9 @@ class Tensor:
         """See `ops.reshape`."""
         return movement.reshape(self, *shape)
 
-    def transpose(self, *axes: int) -> Tensor:
+    def transpose(self, dim0: int, dim1: int) -> Tensor:
         """See `ops.transpose`."""
-        return movement.transpose(self, *axes)
+        return movement.transpose(self, dim0, dim1)
 
     def exp(self) -> Tensor:
         """See `ops.exp`."""
@@ -387,6 +386,8 @@ def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
         return None
     if dtype is not None and isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype != dtype:
         raise TypeError(f"{op}: mixes a {dtype} tensor and a {value.dtype} array; convert one of them")
+    if dtype is None and getattr(value, "dtype", None) not in FLOATS:
+        dtype = np.dtype(np.float32)  # as in the constructor of Tensor
     return np.asarray(value, dtype)
 
 

@@ -39,6 +39,10 @@ def test_the_demo_leaves_tables_pictures_and_weights(short, tmp_path, monkeypatc
     Image.new("RGB", (70, 50)).save("photo.png")
     assert main(["predict", "photo.png"]) == 0
     assert (tmp_path / "photo-overlay.png").exists()
+    assert main(["evaluate", "runs/demo/FCN-8s"]) == 0
+    assert f"mean IU {100 * scores['scores']['FCN-8s']['mean_iu']:.1f}" in capsys.readouterr().out
+    assert main(["predict", "photo.png", "--run", "runs/demo/classifier"]) == 2
+    assert "holds a classifier" in capsys.readouterr().err
     assert main(["demo"]) == 0
     assert (tmp_path / "runs/demo-2/table.md").read_text() == table
 

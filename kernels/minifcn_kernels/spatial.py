@@ -1,7 +1,9 @@
 """Spatial options: an int or an ``(h, w)`` pair becomes a checked pair."""
 
 import operator
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | tuple[int, int]
@@ -22,6 +24,14 @@ def pair(name: str, value: IntOrPair, *, minimum: int) -> Pair:
     if min(h, w) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return h, w
+
+
+def check_map_shape(kernel: str, name: str, shape: Any) -> None:
+    """Raise a ValueError that names ``kernel`` and argument ``name`` unless ``shape`` is a tuple of four ints."""
+    if not isinstance(shape, tuple | list) or len(shape) != 4:
+        raise ValueError(f"{kernel}: the shape of {name} must have four axes, got {shape!r}")
+    if not all(isinstance(size, int | np.integer) for size in shape):
+        raise ValueError(f"{kernel}: the shape of {name} must hold ints, got {shape!r}")
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

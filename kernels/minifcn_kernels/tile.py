@@ -36,7 +36,6 @@ VECTOR_BYTES, _REGISTERS = _vector_unit()
 VECTORS = 3
 # The largest power of two with ROWS · VECTORS + VECTORS + 1 ≤ registers.
 ROWS: int = 1 << ((_REGISTERS - VECTORS - 1) // VECTORS).bit_length() - 1
-TILE_BYTES = VECTORS * VECTOR_BYTES
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types

@@ -14,7 +14,6 @@ begins there.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import count, pairwise
 from typing import Protocol, TypeAlias
 
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifcn.nn.coordinates import CoordinateMap
-from minifcn.nn.window import AXES, Chain, Geometry, IntArray, ReceptiveField, Window
+from minifcn.nn.window import AXES, Chain, Crop, Geometry, IntArray, ReceptiveField, Window
 from minifcn_kernels.spatial import Pair
 
 Maps: TypeAlias = tuple[CoordinateMap, CoordinateMap]  # (vertical, horizontal)
@@ -206,7 +205,7 @@ def _derive_plan(taps: Mapping[int, Geometry], upsampling: Mapping[int, Window])
         top, left = _whole_shifts(_path(scores, fine_map), f"the crop of the skip from stride {coarse} to {fine}")
         fine_offset = max(top, 0), max(left, 0)
         coarse_offset = max(-top, 0), max(-left, 0)
-        scores = _then(scores, _crop(coarse_offset))
+        scores = _then(scores, Crop(coarse_offset).coordinate_map())
         fusions.append(Fusion(fine, upsample, coarse_offset, fine_offset))
 
     finest = min(taps)
@@ -232,11 +231,6 @@ def _then(earlier: Maps, later: Maps) -> Maps:
 def _path(target: Maps, layer: Maps) -> Maps:
     """Return the maps from ``target`` to ``layer``, both given from the image."""
     return _then((target[0].inverse(), target[1].inverse()), layer)
-
-
-def _crop(offset: Pair) -> Maps:
-    """Return the maps of a crop: what was at its offset comes to 0."""
-    return CoordinateMap(shift=Fraction(-offset[0])), CoordinateMap(shift=Fraction(-offset[1]))
 
 
 def _whole_shifts(path: Maps, crop: str) -> Pair:

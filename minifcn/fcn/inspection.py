@@ -50,10 +50,8 @@ def inspect(net: nn.Sequential | FCN, size: tuple[int, int], in_channels: int) -
         ValueError: the net cannot take an image of this size.
     """
     paths = net.paths() if isinstance(net, FCN) else running_windows(net)
-    training = net.training
-    with no_grad(), _shapes_of(net.eval(), list(paths)) as shapes:
+    with no_grad(), nn.evaluating(net), _shapes_of(net, list(paths)) as shapes:
         net(Tensor(np.zeros((1, in_channels, *size), np.float32)))
-    net.train(training)
     modules = dict(net.named_modules())
     return [_row(name, modules[name], paths[name], *shapes[name]) for name in shapes]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from minifcn import nn, ops
 from minifcn.fcn.geometry import minimum_padding, plan_skips
-from minifcn.nn.window import Chain, Geometry, Window
+from minifcn.nn.window import Chain, Crop, Geometry, Window
 from minifcn.tensor import Tensor
 from minifcn_kernels.spatial import Pair
 
@@ -27,7 +27,7 @@ class FCN(nn.Module):
 
     Args:
         backbone: a `convolutionalize`\\ d classifier, or any `nn.Sequential` that declares its ``taps``. It is used,
-            not copied, up to the layer tapped at stride 32; only its first convolution is given a new padding.
+            not copied, up to its coarsest tap; only its first convolution is given a new padding.
         num_classes: scores per pixel.
         stride: of the finest map that is scored: 32, 16, 8 or another one of the taps.
         upsampling: ``"fixed"`` keeps all upsampling bilinear; ``"learned"`` trains the intermediate ones, and the
@@ -73,11 +73,13 @@ class FCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores (N, num_classes, H, W) of images x (N, C, H, W)."""
+        if x.ndim != 4:
+            raise ValueError(f"FCN: needs images (N, C, H, W), got shape {x.shape}")
         H, W = x.shape[2:]
         if not self.plan.covers((H, W)).all():
             raise ValueError(
-                f"FCN: images of {H}×{W} leave pixels without a score at this padding; build the net with "
-                f"padding=None, which is enough for every size"
+                f"FCN: images of {H}×{W} leave pixels without a score at this padding; use larger images, or build the "
+                f"net with padding=None, which is enough for every size"
             )
         maps = self._tapped_maps(x)
         coarsest, *_ = self.taps
@@ -98,8 +100,10 @@ class FCN(nn.Module):
         but for the interpolation. Returns the net.
 
         Raises:
-            ValueError: ``coarser`` has another backbone or number of classes, or is not coarser.
+            ValueError: ``coarser`` has another backbone or number of classes, or is finer than this net.
         """
+        if min(coarser.taps) < min(self.taps):
+            raise ValueError(f"start_from: the other net's finest stride, {min(coarser.taps)}, must not be finer")
         mine = dict(self.named_parameters())
         theirs = {n: p for n, p in coarser.named_parameters() if not n.startswith("upsample.final")}
         unknown = [n for n, p in theirs.items() if n not in mine or mine[n].shape != p.shape]
@@ -120,18 +124,16 @@ class FCN(nn.Module):
         return maps
 
     def paths(self) -> dict[str, Geometry]:
-        """Return for every layer, by its path in the net, what lies between the image and its output.
-
-        Scores pass through the crops of the skips on their way; those only move the first output, and are left out.
-        """
+        """Return for every layer, by its path in the net, what lies between the image and its output."""
         backbone = running_windows(self.backbone)
         paths: dict[str, Geometry] = {f"backbone.{name}": window for name, window in backbone.items()}
         paths |= {f"score.stride{stride}": backbone[name] for stride, name in self.taps.items()}
         so_far = backbone[self.taps[max(self.taps)]]
-        windows = {f"stride{s}": f.upsample for s, f in zip(self.taps, self.plan.fusions, strict=False)}
-        for name, window in (windows | {"final": self.plan.upsample}).items():
-            so_far = Chain([so_far, window])
-            paths[f"upsample.{name}"] = so_far
+        for stride, fusion in zip(self.taps, self.plan.fusions, strict=False):
+            so_far = Chain([so_far, fusion.upsample])
+            paths[f"upsample.stride{stride}"] = so_far
+            so_far = Chain([so_far, Crop(fusion.coarse_offset)])
+        paths["upsample.final"] = Chain([so_far, self.plan.upsample])
         return paths
 
     def window(self) -> Window:
@@ -156,6 +158,9 @@ def _chosen_taps(backbone: nn.Sequential, finest: int) -> dict[int, tuple[str, i
             f"FCN: the backbone must be an nn.Sequential with taps={{stride: (layer name, channels)}}, "
             f"got {type(backbone).__name__}"
         )
+    for name, layer in backbone.named_children():
+        if isinstance(layer, nn.Linear | nn.Flatten):
+            raise TypeError(f"FCN: the backbone's {name} takes one size only; pass fcn.convolutionalize(backbone)")
     if finest not in backbone.taps:
         raise ValueError(f"FCN: stride must be one of the backbone's taps {sorted(backbone.taps)}, got {finest}")
     return {s: backbone.taps[s] for s in sorted(backbone.taps, reverse=True) if s >= finest}

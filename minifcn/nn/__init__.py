@@ -13,7 +13,7 @@ from minifcn.nn.layers import (
     MaxPool2d,
     ReLU,
 )
-from minifcn.nn.module import Module, Parameter, parameter_count
+from minifcn.nn.module import Module, Parameter, evaluating, parameter_count
 from minifcn.nn.window import Chain, Fork, Window
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ReLU",
     "Sequential",
     "Window",
+    "evaluating",
     "init",
     "parameter_count",
     "random_state",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -142,6 +143,18 @@ class Module:
         children = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
         inside = "\n" + "\n".join(children) + "\n" if children else self._describe()
         return f"{type(self).__name__}({inside})"
+
+
+@contextmanager
+def evaluating(net: Module) -> Iterator[None]:
+    """Put a net in evaluation mode and each of its modules back in its own, which need not all be the same."""
+    modes = [(module, module.training) for _, module in net.named_modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def parameter_count(module: Module) -> int:

@@ -237,6 +237,29 @@ class Window(Geometry):
         return self.stride[axis] if self.transposed else 1
 
 
+@dataclass(frozen=True)
+class Crop(Geometry):
+    """A crop that begins at ``offset`` (top, left) and keeps all that follows."""
+
+    offset: Pair
+
+    def output_side(self, side: Side, axis: int) -> Side:
+        """Return the side less what is cut off."""
+        return side - self.offset[axis]
+
+    def axis_map(self, axis: int) -> CoordinateMap:
+        """Return the map that brings the offset to 0."""
+        return CoordinateMap(shift=Fraction(-self.offset[axis]))
+
+    def input_span(self, first: int, last: int, axis: int) -> Pair:
+        """Return the same cells, counted from before the crop."""
+        return first + self.offset[axis], last + self.offset[axis]
+
+    def period(self, axis: int) -> int:
+        """Return 1."""
+        return 1
+
+
 @dataclass(frozen=True, init=False)
 class Chain(Geometry):
     """Layers one after another, what ``Sequential`` answers; ``Chain([])`` is the identity.

@@ -88,6 +88,6 @@ def dropout(x: Tensor, p: float, *, mask: Array) -> Tensor:
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must satisfy 0 <= p < 1, got {p}")
-    if mask.shape != x.shape:
-        raise ValueError(f"dropout: mask must have x's shape {x.shape}, got {mask.shape}")
+    if not isinstance(mask, np.ndarray) or mask.shape != x.shape:
+        raise ValueError(f"dropout: mask must be an array of x's shape {x.shape}, got {getattr(mask, 'shape', mask)}")
     return Dropout.apply(x, p=p, mask=mask)

@@ -13,6 +13,8 @@ backward, and you have the op that upsamples.
 
 from typing import Any
 
+import numpy as np
+
 import minifcn_kernels as kernels
 from minifcn.tensor import Function, Tensor
 from minifcn_kernels.jit import Array
@@ -105,6 +107,10 @@ def conv_transpose2d(
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[0]:
         raise ValueError(
             f"conv_transpose2d: expected x (N, C, H, W) and w (C, K/G, R, S) with one C, got {x.shape} and {w.shape}"
+        )
+    if not isinstance(groups, int | np.integer) or groups < 1 or x.shape[1] % groups:
+        raise ValueError(
+            f"conv_transpose2d: groups must be an int that divides the {x.shape[1]} channels of x, got {groups!r}"
         )
     stride = pair("stride", stride, minimum=1)
     padding = pair("padding", padding, minimum=0)

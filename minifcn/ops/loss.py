@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 import minifcn_kernels as kernels
 from minifcn.tensor import Function, Tensor
 from minifcn_kernels.cross_entropy.contract import Reduction
@@ -39,9 +41,12 @@ def cross_entropy(
     See `minifcn_kernels.softmax_cross_entropy` for the contract.
 
     Raises:
+        TypeError: target is no array.
         ValueError: logits have neither two nor four axes, target or mask do not fit them, a target is no class, or an
             unknown reduction.
     """
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"cross_entropy: target must be an integer array, got {type(target).__name__}")
     if logits.ndim not in (2, 4):
         raise ValueError(f"cross_entropy: logits must be (N, C, H, W) or (N, C), got shape {logits.shape}")
     N, C = logits.shape[:2]

@@ -83,16 +83,29 @@ def reshape(x: Tensor, *shape: int) -> Tensor:
     return Reshape.apply(x, shape=shape)
 
 
-def transpose(x: Tensor, *axes: int) -> Tensor:
-    """Return x with its axes in the order ``axes``; without any, in reverse order.
+def permute(x: Tensor, *dims: int) -> Tensor:
+    """Return x with its axes in the order ``dims``.
 
     Raises:
-        ValueError: ``axes`` is not a permutation of the axes.
+        ValueError: ``dims`` does not name each axis once.
     """
-    order = tuple(axis % x.ndim for axis in axes) if axes else tuple(reversed(range(x.ndim)))
-    if sorted(order) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes must name each of the {x.ndim} axes once, got {axes}")
+    order = tuple(dim % x.ndim for dim in dims)
+    if sorted(order) != list(range(x.ndim)) or not all(-x.ndim <= dim < x.ndim for dim in dims):
+        raise ValueError(f"permute: dims must name each of the {x.ndim} axes once, got {dims}")
     return Transpose.apply(x, axes=order)
+
+
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Return x with two axes swapped.
+
+    Raises:
+        ValueError: x has no such axis.
+    """
+    order = list(range(x.ndim))
+    if not all(-x.ndim <= dim < x.ndim for dim in (dim0, dim1)):
+        raise ValueError(f"transpose: dims must be axes of a tensor with {x.ndim}, got {dim0} and {dim1}")
+    order[dim0], order[dim1] = order[dim1], order[dim0]
+    return Transpose.apply(x, axes=tuple(order))
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
@@ -111,7 +124,7 @@ def cat(xs: Sequence[Tensor], dim: int = 0) -> Tensor:
     return Cat.apply(*xs, dim=dim)
 
 
-def pad(x: Tensor, padding: int | tuple[int, int, int, int], value: float = 0.0) -> Tensor:
+def pad(x: Tensor, padding: int | tuple[int, int, int, int], *, value: float = 0.0) -> Tensor:
     """Return x with a frame around its last two axes: one width, or (left, right, top, bottom) as in PyTorch.
 
     Raises:

@@ -62,5 +62,8 @@ def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 
 
 def max(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Return the maximum over all axes, or over ``dim``. The first of equal maxima gets the gradient."""
+    """Return the maximum over all axes, or over ``dim``. The first of equal maxima gets the gradient.
+
+    PyTorch's ``amax``: only the values, over one axis too.
+    """
     return Max.apply(x, axes=_axes(dim, x.ndim), keepdim=keepdim)

@@ -27,7 +27,7 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; the last step is followed by one, too.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a count is out of range; `SGD` checks its own numbers.
     """
 
     steps: int

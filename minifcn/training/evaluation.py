@@ -1,14 +1,11 @@
 """Running a trained net: the classes of one image, and the scores over a data set (FCN §5)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from minifcn.data.dataset import Dataset
-from minifcn.nn import Module
+from minifcn.nn import Module, evaluating
 from minifcn.tensor import Tensor, no_grad
 from minifcn.training.metrics import confusion_matrix
 from minifcn_kernels.jit import Array
@@ -61,18 +58,6 @@ def check_class_count(scored: int, dataset: Dataset) -> None:
 
 
 def _scores(net: Module, image: npt.NDArray[np.float32]) -> Array:
-    with _evaluating(net), no_grad():
+    with evaluating(net), no_grad():
         logits: Tensor = net(Tensor(image[None]))
     return logits.numpy()[0]
-
-
-@contextmanager
-def _evaluating(net: Module) -> Iterator[None]:
-    """Put a net in evaluation mode and each of its modules back in its own, which need not all be the same."""
-    modes = [(module, module.training) for _, module in net.named_modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

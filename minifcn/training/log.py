@@ -38,8 +38,16 @@ def read(path: Path) -> list[Record]:
 
 
 def rewind(path: Path, step: int) -> list[Record]:
-    """Cut the file back to what it held after ``step`` steps, at one stroke, and return its records."""
-    records = [record for record in read(path) if record["step"] <= step]
+    """Cut the file back to what it held after ``step`` steps, at one stroke, and return its records.
+
+    Raises:
+        ValueError: the file holds something else; it is left alone.
+    """
+    records = read(path)
+    for record in records:
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(f"{path}: holds {record!r}, which no training wrote; move the file away")
+    records = [record for record in records if record["step"] <= step]
     unfinished = path.with_name("metrics.unfinished")
     unfinished.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     os.replace(unfinished, path)

@@ -34,10 +34,21 @@ def test_an_fcn_lists_scores_and_upsampling_with_the_stride_they_reach():
     assert table["backbone.pool1"].offset == (Fraction(1, 2), Fraction(1, 2))
 
 
+@pytest.mark.parametrize("padding", [None, 1])
+@pytest.mark.parametrize("stride", [32, 16, 8, 4])
+def test_the_final_scores_begin_where_the_final_crop_says(stride, padding):
+    net = fcn.FCN(fcn.convolutionalize(models.tiny_vgg(11)), 11, stride=stride, padding=padding)
+    top, left = net.plan.offset
+    assert rows(net, (128, 128))["upsample.final"].offset == (-top, -left)
+
+
 def test_inspection_leaves_the_net_as_it_was():
     net = models.tiny_vgg(4).train()
+    net["drop6"].eval()
     fcn.inspect(net, (64, 64), 3)
-    assert all(module.training for _, module in net.named_modules())
+    with pytest.raises(ValueError, match="Flatten"):
+        fcn.inspect(net, (70, 70), 3)
+    assert [name for name, module in net.named_modules() if not module.training] == ["drop6"]
     assert all("forward" not in vars(module) for _, module in net.named_modules())
 
 

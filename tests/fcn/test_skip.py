@@ -79,10 +79,14 @@ def test_a_finer_net_starts_with_all_parameters_of_the_coarser_one():
     assert not mine["score.stride8.weight"].data.any()
 
 
-def test_a_net_does_not_start_from_a_finer_one_or_one_of_other_classes():
+def test_a_net_does_not_start_from_a_finer_one():
     eight = fcn.FCN(narrow_backbone(), 3, stride=8)
-    with pytest.raises(ValueError, match=r"score\.stride8"):
+    with pytest.raises(ValueError, match="the other net's finest stride, 8, must not be finer"):
         fcn.FCN(narrow_backbone(), 3, stride=16).start_from(eight)
+
+
+def test_a_net_does_not_start_from_one_of_other_classes():
+    eight = fcn.FCN(narrow_backbone(), 3, stride=8)
     with pytest.raises(ValueError, match=r"score\.stride16"):
         eight.start_from(fcn.FCN(narrow_backbone(), 4, stride=16))
 
@@ -156,7 +160,8 @@ class Mystery(nn.Module):
 @pytest.mark.parametrize(
     ("backbone", "options", "error", "message"),
     [
-        (models.tiny_vgg(2), {"stride": 5}, ValueError, "stride must be one of the backbone's taps .*got 5"),
+        (models.tiny_vgg(2), {}, TypeError, r"flatten takes one size only; pass fcn\.convolutionalize"),
+        (narrow_backbone(), {"stride": 5}, ValueError, "stride must be one of the backbone's taps .*got 5"),
         (nn.Sequential(nn.ReLU()), {}, TypeError, "taps="),
         (nn.ReLU(), {}, TypeError, "nn.Sequential"),
         (narrow_backbone(), {"upsampling": "cubic"}, ValueError, "'fixed' or 'learned', got 'cubic'"),
@@ -177,5 +182,5 @@ def test_what_cannot_become_an_fcn_is_refused_with_the_reason(backbone, options,
 def test_too_little_padding_is_refused_with_the_remedy():
     with pytest.raises(GeometryError, match="pad the first layer by"):
         fcn.FCN(narrow_backbone(), 2, padding=0, stride=32).plan  # noqa: B018
-    with pytest.raises(ValueError, match=r"images of 20×40 leave pixels without a score.*padding=None"):
+    with pytest.raises(ValueError, match=r"images of 20×40 leave pixels without a score.*larger images.*padding=None"):
         fcn.FCN(narrow_backbone(), 2, padding=1)(image(1, 1, 20, 40))

@@ -87,7 +87,7 @@ def test_a_probability_that_is_none_or_drops_all_is_refused(p):
 
 
 def test_a_mask_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"dropout: mask must have x's shape \(2,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"dropout: mask must be an array of x's shape \(2,\), got \(1,\)"):
         ops.dropout(Tensor([1.0, 2.0]), 0.5, mask=np.array([True]))
 
 

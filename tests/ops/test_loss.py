@@ -84,7 +84,7 @@ TARGET, LABELS = np.zeros((2, 4, 5), np.int64), np.zeros(2, np.int64)
         (ROWS, LABELS, {"mask": np.ones(3)}, ValueError, "cross_entropy: mask must have shape (2,), got (3,)"),
         (LOGITS, LABELS, {}, ValueError, "target must have the axes (N, H, W), got shape (2,)"),
         (LOGITS, TARGET, {"weight": np.ones(3, np.float32)}, TypeError, "logits is float64 but weight is float32"),
-        (LOGITS, Tensor(np.zeros((2, 4, 5))), {}, TypeError, "target must be a NumPy array with axes (N, H, W)"),
+        (LOGITS, Tensor(np.zeros((2, 4, 5))), {}, TypeError, "target must be an integer array, got Tensor"),
         (LOGITS, TARGET + 3, {}, ValueError, "target[0, 0, 0] is 3, neither a class (0 … 2) nor ignore_index (255)"),
         (ROWS, LABELS, {"reduction": "max"}, ValueError, "reduction must be one of 'mean', 'sum', 'none', got 'max'"),
     ],

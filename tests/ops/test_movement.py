@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from geometry import SEEDS, normal, strided
 from minifcn import Tensor, ops
-from minifcn.ops.movement import reshape, transpose
+from minifcn.ops.movement import permute, reshape, transpose
 from numeric import check_gradients
 
 SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple)
@@ -36,25 +36,37 @@ def test_reshape_to_another_number_of_elements_is_refused():
 
 
 @given(shape=SHAPES, order=st.randoms(use_true_random=False), negative=st.booleans(), seed=SEEDS)
-def test_transpose_moves_axes_and_gradients_move_back(shape, order, negative, seed):
+def test_permute_moves_axes_and_gradients_move_back(shape, order, negative, seed):
     axes = list(range(len(shape)))
     order.shuffle(axes)
     named = [axis - len(shape) if negative else axis for axis in axes]
     x = numbered(shape)
-    y = transpose(Tensor(x), *named)
+    y = permute(Tensor(x), *named)
     for at in np.ndindex(shape):
         assert y.data[tuple(at[axis] for axis in axes)] == x[at]
-    check_gradients(lambda t: t.transpose(*named), normal(seed, shape), seed=seed)
+    check_gradients(lambda t: permute(t, *named), normal(seed, shape), seed=seed)
 
 
-def test_transpose_without_axes_turns_them_around():
-    assert Tensor(np.zeros((1, 2, 3))).transpose().shape == (3, 2, 1)
+@pytest.mark.parametrize("dims", [(0,), (0, 0), (0, 1, 1), (0, 3), ()])
+def test_permute_by_something_else_than_a_permutation_is_refused(dims):
+    with pytest.raises(ValueError, match="permute: dims must name each of the 2 axes once, got"):
+        permute(Tensor(np.zeros((2, 3))), *dims)
 
 
-@pytest.mark.parametrize("axes", [(0,), (0, 0), (0, 1, 1)])
-def test_transpose_of_something_else_than_a_permutation_is_refused(axes):
-    with pytest.raises(ValueError, match="transpose: axes must name each of the 2 axes once, got"):
-        Tensor(np.zeros((2, 3))).transpose(*axes)
+@pytest.mark.parametrize(("dims", "swapped"), [((0, 1), (3, 2, 4)), ((2, 1), (2, 4, 3)), ((-1, 0), (4, 3, 2))])
+def test_transpose_swaps_two_axes_as_in_pytorch(dims, swapped):
+    x = numbered((2, 3, 4))
+    np.testing.assert_array_equal(Tensor(x).transpose(*dims).data, np.swapaxes(x, *dims).astype(np.float32))
+    assert transpose(Tensor(x), *dims).shape == swapped
+    check_gradients(lambda t: t.transpose(*dims), normal(0, (2, 3, 4)))
+
+
+@pytest.mark.parametrize("dims", [(0, 2), (-3, 0)])
+def test_transpose_of_an_axis_that_is_not_there_is_refused(dims):
+    with pytest.raises(
+        ValueError, match=f"transpose: dims must be axes of a tensor with 2, got {dims[0]} and {dims[1]}"
+    ):
+        Tensor(np.zeros((2, 3))).transpose(*dims)
 
 
 # --- indexing ------------------------------------------------------------------------------------------------------
@@ -146,13 +158,13 @@ def test_cat_of_nothing_or_of_shapes_that_differ_is_refused():
 )
 def test_pad_puts_a_frame_around_the_last_two_axes(lead, size, padding, value, seed):
     x = normal(seed, (*lead, *size))
-    y = ops.pad(Tensor(x), padding, value).data
+    y = ops.pad(Tensor(x), padding, value=value).data
     left, right, top, bottom = padding if isinstance(padding, tuple) else (padding,) * 4
     assert y.shape == (*lead, top + size[0] + bottom, left + size[1] + right)
     for *n, i, j in np.ndindex(y.shape):
         inside = top <= i < top + size[0] and left <= j < left + size[1]
         assert y[(*n, i, j)] == (x[(*n, i - top, j - left)] if inside else value)
-    check_gradients(lambda t: ops.pad(t, padding, value), x, seed=seed)
+    check_gradients(lambda t: ops.pad(t, padding, value=value), x, seed=seed)
 
 
 @pytest.mark.parametrize("padding", [-1, (0, 0, 0, -1), (1, 1), (1, 1, 1, 1, 1, 1)])
@@ -168,4 +180,4 @@ def test_a_tensor_without_two_axes_cannot_be_framed():
 
 def test_strided_inputs_move_like_contiguous_ones():
     x = strided(normal(1, (2, 3)))
-    check_gradients(lambda t: ops.cat([t.reshape(6), ops.pad(t, 1)[1:3, 1:4].transpose().reshape(6)]), x)
+    check_gradients(lambda t: ops.cat([t.reshape(6), ops.pad(t, 1)[1:3, 1:4].transpose(0, 1).reshape(6)]), x)

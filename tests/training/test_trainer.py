@@ -376,3 +376,12 @@ def test_every_step_is_taken_with_its_learning_rate(tmp_path):
     trainer.optimizer.step = lambda: taken.append(trainer.optimizer.lr) or step()
     trainer.run()
     assert taken == [trainer.config.lr_at(i) for i in range(6)]
+
+
+@pytest.mark.parametrize("line", ['{"a": 1}', "[1, 2]", '"step"', '{"step": "1"}'])
+def test_a_file_of_somebody_else_in_the_place_of_the_log_is_left_alone(tmp_path, line):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: holds .*, which no training wrote"):
+        tiny_trainer(tmp_path).run()
+    assert file.read_text() == f"{line}\n"

@@ -24,7 +24,7 @@ import numpy as np
 
 from minifcn_kernels.dispatch import check_shape, floats, kernel
 from minifcn_kernels.jit import Array
-from minifcn_kernels.spatial import IntOrPair, Pair, output_size, pair
+from minifcn_kernels.spatial import IntOrPair, Pair, check_map_shape, output_size, pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,15 @@ def conv_geometry(
         ValueError: a stride or dilation below 1, a negative padding, groups that do not divide the channels,
             a filter of another number of channels, or a filter larger than the padded input.
     """
-    for name, shape in (("x", x_shape), ("w", w_shape)):
-        if len(shape) != 4:
-            raise ValueError(f"conv2d: the shape of {name} must have four axes, got {tuple(shape)}")
+    check_map_shape("conv2d", "x", x_shape)
+    check_map_shape("conv2d", "w", w_shape)
     N, C, H, W = x_shape
     K, C_per_group, R, S = w_shape
     stride = pair("stride", stride, minimum=1)
     padding = pair("padding", padding, minimum=0)
     dilation = pair("dilation", dilation, minimum=1)
+    if not isinstance(groups, int | np.integer):
+        raise TypeError(f"conv2d: groups must be an int, got {groups!r}")
     if groups < 1 or C % groups or K % groups:
         raise ValueError(f"conv2d: groups must divide the {C} input and {K} output channels, got {groups}")
     if C_per_group * groups != C:

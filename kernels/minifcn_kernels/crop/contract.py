@@ -13,7 +13,7 @@ import numpy as np
 
 from minifcn_kernels.dispatch import check_shape, floats, kernel
 from minifcn_kernels.jit import Array
-from minifcn_kernels.spatial import IntOrPair, Pair, pair
+from minifcn_kernels.spatial import IntOrPair, Pair, check_map_shape, pair
 
 
 def crop_window(x_shape: tuple[int, ...], offset: IntOrPair, size: IntOrPair) -> tuple[Pair, Pair]:
@@ -23,8 +23,7 @@ def crop_window(x_shape: tuple[int, ...], offset: IntOrPair, size: IntOrPair) ->
         TypeError: not an int or a pair of ints.
         ValueError: a negative offset, a size below 1, or a crop that reaches over the map's edge.
     """
-    if len(x_shape) != 4:
-        raise ValueError(f"crop: the shape of the map must have four axes, got {tuple(x_shape)}")
+    check_map_shape("crop", "the map", x_shape)
     H, W = x_shape[2:]
     top, left = pair("offset", offset, minimum=0)
     OH, OW = pair("size", size, minimum=1)

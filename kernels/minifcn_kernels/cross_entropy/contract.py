@@ -12,8 +12,8 @@ A pixel counts with the weight
 (1 for what is not given). A pixel of weight 0 is as if it did not exist: whatever its logits, NaN included, it adds
 exactly 0 to the loss and gets the gradient 0.
 
-The softmax is never stored. Forward keeps nothing, and backward computes it again from the logits, inside the array
-that becomes the gradient: one exponential per logit each way, and no other array of the logits' size.
+Forward keeps nothing: backward computes the softmax again from the logits. In the loops it does so inside the array
+that becomes the gradient, one exponential per logit each way, and no other array of the logits' size.
 """
 
 from typing import Literal, TypeAlias

@@ -22,7 +22,7 @@ import numpy as np
 
 from minifcn_kernels.dispatch import check_shape, floats, integers, kernel
 from minifcn_kernels.jit import Array
-from minifcn_kernels.spatial import IntOrPair, Pair, output_size, pair
+from minifcn_kernels.spatial import IntOrPair, Pair, check_map_shape, output_size, pair
 
 # Half the size of int64, and a plane of 2³¹ pixels is one of 8 GB.
 INDEX = np.dtype(np.int32)
@@ -69,8 +69,7 @@ def pool_geometry(
         ValueError: a kernel size, stride or dilation below 1, a padding that is negative or more than half the kernel,
             a window larger than the padded input, or a window that would see nothing but padding.
     """
-    if len(x_shape) != 4:
-        raise ValueError(f"pool2d: the shape of x must have four axes, got {tuple(x_shape)}")
+    check_map_shape("pool2d", "x", x_shape)
     N, C, H, W = x_shape
     most = np.iinfo(INDEX).max
     if most < H * W:

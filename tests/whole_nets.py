@@ -1,0 +1,35 @@
+"""Whole nets with a loss at the end, at a point where nothing in them is idle."""
+
+from minifcn import Tensor, nn, ops
+from minifcn.random import stream
+
+
+class NetAndLoss(nn.Module):
+    """The mean cross-entropy of a net's scores against ``target``, where 255 counts for nothing."""
+
+    def __init__(self, net, target):
+        self.net = net
+        self.target = target
+
+    def forward(self, x):
+        return ops.cross_entropy(self.net(x), self.target)
+
+
+def drawn_anew(net, seed=0):
+    """Return the net with every trained parameter drawn at random.
+
+    Biases and score layers begin at zero, which hides what flows through them, and puts ReLUs that see nothing but
+    padding exactly on their kink; upsampling begins bilinear, and filters that are symmetric hide what is swapped.
+    """
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = nn.init.he_normal(parameter.shape, stream(seed, name))
+    return net
+
+
+def idle(module, x):
+    """Return the names of what gets a gradient of zeros only: there, every check would be passed."""
+    x = Tensor(x.astype("float32"), requires_grad=True)
+    module(x).backward()
+    leaves = {"the input": x} | {name: p for name, p in module.named_parameters() if p.requires_grad}
+    return [name for name, leaf in leaves.items() if not leaf.grad.any()]
