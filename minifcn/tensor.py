@@ -8,8 +8,7 @@ trace, edges that point from an output to the function that made it and on to wh
     z = y.sum()                                          Mul ⇠ Sum ⇠ z
     z.backward()
 
-``x`` is used twice, so two gradients reach it and are added: x.grad = 1·x + 1·x. The same happens wherever
-paths meet (a diamond)::
+``x`` is used twice, so two gradients reach it and are added: x.grad = 1·x + 1·x. So it is where paths meet::
 
           ⇠ Exp ⇠
     x                Add ⇠ loss           x.grad = via Exp + via Log
@@ -387,7 +386,7 @@ def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
     if dtype is not None and isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype != dtype:
         raise TypeError(f"{op}: mixes a {dtype} tensor and a {value.dtype} array; convert one of them")
     if dtype is None and getattr(value, "dtype", None) not in FLOATS:
-        dtype = np.dtype(np.float32)  # as in the constructor of Tensor
+        return np.asarray(value, np.float32)  # as in the constructor of Tensor
     return np.asarray(value, dtype)
 
 

@@ -180,9 +180,27 @@ def test_strided_inputs_upsample_like_contiguous_ones():
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"output_padding": -1}, "output_padding must be at least 0, got -1"),
         ((1, 2, 2, 2), (2, 3, 3, 3), None, {"padding": 2}, "padding (2, 2) leaves an output of 0×0"),
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"stride": 0}, "stride must be at least 1, got 0"),
-        ((1, 3, 4, 4), (3, 2, 3, 3), None, {"groups": 2}, "groups must divide the 3 channels of x, got 2"),
-        ((1, 2, 4, 4), (2, 3, 3, 3), None, {"groups": 1.0}, "groups must divide the 2 channels of x, got 1.0"),
-        ((1, 2, 4, 4), (2, 3, 3, 3), None, {"groups": 0}, "groups must divide the 2 channels of x, got 0"),
+        (
+            (1, 3, 4, 4),
+            (3, 2, 3, 3),
+            None,
+            {"groups": 2},
+            "groups must be an int that divides the 3 channels of x, got 2",
+        ),
+        (
+            (1, 2, 4, 4),
+            (2, 3, 3, 3),
+            None,
+            {"groups": 1.0},
+            "groups must be an int that divides the 2 channels of x, got 1.0",
+        ),
+        (
+            (1, 2, 4, 4),
+            (2, 3, 3, 3),
+            None,
+            {"groups": 0},
+            "groups must be an int that divides the 2 channels of x, got 0",
+        ),
     ],
 )
 def test_conv_transpose2d_refuses_what_does_not_fit_and_names_it(x_shape, w_shape, b_shape, options, message):
