@@ -8,12 +8,11 @@ from typing import Any, Literal, TypeAlias
 from minifcn import models, nn
 from minifcn.fcn import FCN, convolutionalize
 from minifcn.training import CheckpointError, checkpoint
+from minifcn.training.trainer import MODEL
 
 Net: TypeAlias = nn.Sequential | FCN
 
 CLASSIFIERS: dict[str, Callable[..., nn.Sequential]] = {"lenet": models.lenet, "tiny_vgg": models.tiny_vgg}
-
-_MODEL = "model/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ def load(run: Path | str) -> TrainedNet:
     try:
         spec = NetSpec(**found.meta["net"])
         net = spec.build()
-        net.load_state_dict({n.removeprefix(_MODEL): a for n, a in found.arrays.items() if n.startswith(_MODEL)})
+        net.load_state_dict({n.removeprefix(MODEL): a for n, a in found.arrays.items() if n.startswith(MODEL)})
         return TrainedNet(net, spec, tuple(found.meta["classes"]), found.meta, messages)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{found.path}: holds no net that this command can build ({error})") from error

@@ -130,7 +130,7 @@ def _argument_type(name: str, argument: Any) -> Any:
 def cache_folder() -> Path:
     """Return the folder that holds the compiled kernels of these sources, under the user's own cache folder.
 
-    ``NUMBA_CACHE_DIR`` is respected where it is set. The folder is private: compiled code is stored pickled,
+    ``NUMBA_CACHE_DIR`` is respected where it is set. The folder is made private: compiled code is stored pickled,
     and whoever can write there can run code as the user.
     """
     digest = hashlib.sha256()

@@ -34,7 +34,7 @@ from minifcn.training.evaluation import check_class_count, evaluate
 from minifcn.training.sgd import SGD
 
 _METRICS = "metrics.jsonl"
-_MODEL, _OPTIMIZER = "model/", "optimizer/"
+MODEL, _OPTIMIZER = "model/", "optimizer/"  # what the names of a checkpoint's arrays begin with
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Trainer:
         if self._saved_step == self.step:
             return
         arrays = {
-            **{f"{_MODEL}{name}": array for name, array in self.net.state_dict().items()},
+            **{f"{MODEL}{name}": array for name, array in self.net.state_dict().items()},
             **{f"{_OPTIMIZER}{name}": array for name, array in self.optimizer.state_dict().items()},
         }
         with _uninterrupted():
@@ -242,7 +242,7 @@ class Trainer:
     def _load(self, saved: Checkpoint) -> None:
         model, optimizer = (
             {name.removeprefix(kind): array for name, array in saved.arrays.items() if name.startswith(kind)}
-            for kind in (_MODEL, _OPTIMIZER)
+            for kind in (MODEL, _OPTIMIZER)
         )
         try:
             self.optimizer.load_state_dict(optimizer)
