@@ -227,10 +227,8 @@ def _train(options: argparse.Namespace) -> None:
     net = spec.build(options.seed)
     assert isinstance(net, FCN)
     if options.start_from is not None:
-        coarser = nets.load(options.start_from)
-        if not isinstance(coarser.net, FCN):
-            raise ValueError(f"--start-from {options.start_from}: holds a classifier, needs an FCN")
-        net.start_from(coarser.net)
+        _, coarser = _loaded_fcn(options.start_from)
+        net.start_from(coarser)
     config = TrainConfig(
         steps=options.steps,
         lr=options.lr,
@@ -256,7 +254,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    trained = _loaded(options.run)
+    trained, net = _loaded_fcn(options.run)
     source = trained.meta.get("data")
     if options.data is not None or options.max_side is not None:
         source = _source(options, 0)
@@ -268,7 +266,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"the classes of the data ({', '.join(dataset.classes)}) are not those of {options.run} "
             f"({', '.join(trained.classes)}); evaluate on a data set of the same"
         )
-    confusion = evaluate(trained.net, dataset, progress=True)
+    confusion = evaluate(net, dataset, progress=True)
     _print_scores(f"{options.split} ({len(dataset)} images)", metrics.scores(confusion))
     for name, iu in zip(trained.classes, metrics.per_class_iu(confusion), strict=True):
         print(f"  IU {name:<16}{100 * iu:6.1f}")
@@ -282,9 +280,7 @@ def _print_scores(what: str, scores: metrics.Scores) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    trained = _loaded(options.run)
-    if not isinstance(trained.net, FCN):
-        raise ValueError(f"--run {options.run}: holds a classifier, which labels no pixels; name the run of an FCN")
+    trained, net = _loaded_fcn(options.run)
     stems = [path.stem for path in options.images]
     if twins := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ValueError(
@@ -293,7 +289,7 @@ def _predict(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for path in options.images:
         image = load_image(path, options.max_side)
-        label = predict(trained.net, image).astype(np.uint8)
+        label = predict(net, image).astype(np.uint8)
         overlay_path, label_path = (options.out / f"{path.stem}-{kind}.png" for kind in ("overlay", "label"))
         Image.fromarray(palette.overlay(image, label)).save(overlay_path)
         palette.save_label(label_path, label)
@@ -307,6 +303,13 @@ def _loaded(run: Path) -> nets.TrainedNet:
     for message in trained.messages:
         print(message, file=sys.stderr)
     return trained
+
+
+def _loaded_fcn(run: Path) -> tuple[nets.TrainedNet, FCN]:
+    trained = _loaded(run)
+    if not isinstance(trained.net, FCN):
+        raise ValueError(f"{run} holds a classifier, which labels no pixels; name the run of an FCN")
+    return trained, trained.net
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -41,8 +41,9 @@ def test_the_demo_leaves_tables_pictures_and_weights(short, tmp_path, monkeypatc
     assert (tmp_path / "photo-overlay.png").exists()
     assert main(["evaluate", "runs/demo/FCN-8s"]) == 0
     assert f"mean IU {100 * scores['scores']['FCN-8s']['mean_iu']:.1f}" in capsys.readouterr().out
-    assert main(["predict", "photo.png", "--run", "runs/demo/classifier"]) == 2
-    assert "holds a classifier" in capsys.readouterr().err
+    for command in (["predict", "photo.png", "--run", "runs/demo/classifier"], ["evaluate", "runs/demo/classifier"]):
+        assert main(command) == 2
+        assert "runs/demo/classifier holds a classifier" in capsys.readouterr().err
     assert main(["demo"]) == 0
     assert (tmp_path / "runs/demo-2/table.md").read_text() == table
 
