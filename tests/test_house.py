@@ -71,6 +71,16 @@ def test_imports_run_downwards_only(module):
             assert floor(imported) < floor(module), f"{module} must not import {imported}"
 
 
+def test_no_op_imports_another():
+    """Its compiled code would not notice that the other's sources have changed."""
+    for module in SOURCES:
+        match module.split("."):
+            case ["minifcn_kernels", op, _]:
+                for imported in filter(ours, imports(module)):
+                    shared = imported.count(".") == 1
+                    assert shared or imported.startswith(f"minifcn_kernels.{op}."), f"{module} imports {imported}"
+
+
 def test_the_one_import_upwards_is_the_tensors_last_statement():
     last = ast.parse(SOURCES["minifcn.tensor"].read_text()).body[-1]
     assert isinstance(last, ast.ImportFrom)

@@ -2,8 +2,8 @@
 
 Three habits of Numba are mended here, once, for every kernel:
 
-* **Stale code.** A cached function is not recompiled when a helper in another file changes. So the cache
-  folder is named by a hash of all kernel sources: new sources, new folder.
+* **Stale code.** A cached function is not recompiled when a helper in another file changes. So every op has a cache
+  folder named by a hash of its own sources and of those that all ops share: new sources, new folder.
 * **Racing processes.** Two processes that compile two signatures of one function overwrite each other's index.
   So every signature has a folder of its own, in which all writers write the same.
 * **Two copies of everything.** Numba compiles once more for a read-only argument, and once more for a strided
@@ -100,7 +100,8 @@ def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Cal
     names = inspect.signature(function).parameters
     signature = tuple(_argument_type(name, a) for name, a in zip(names, arguments, strict=True))
     name = hashlib.sha256(str(signature).encode()).hexdigest()[:12]
-    folder = cache_folder() / f"{function.__module__.rpartition('.')[2]}.{function.__name__}-{name}"
+    folder = cache_folder(Path(inspect.getfile(function)).parent)
+    folder /= f"{function.__module__.rpartition('.')[2]}.{function.__name__}-{name}"
 
     def build() -> Callable[..., Any]:
         # With a signature given, Numba loads or compiles at once and refuses to compile anything else later.
@@ -126,26 +127,29 @@ def _argument_type(name: str, argument: Any) -> Any:
     return numba.typeof(argument)
 
 
-@lru_cache(maxsize=1)
-def cache_folder() -> Path:
-    """Return the folder that holds the compiled kernels of these sources, under the user's own cache folder.
+@lru_cache
+def cache_folder(op: Path) -> Path:
+    """Return the folder that holds the compiled kernels whose sources lie in folder ``op``.
 
-    ``NUMBA_CACHE_DIR`` is respected where it is set. The folder is made private: compiled code is stored pickled,
-    and whoever can write there can run code as the user.
+    It is named by a hash of these sources and of the package's files beside this one, which every kernel may use. It
+    is made private: compiled code is stored pickled, and whoever can write there can run code as the user.
     """
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for source in sorted(here.rglob("*.py")):
-        digest.update(source.relative_to(here).as_posix().encode())
+    for source in sorted({*Path(__file__).parent.glob("*.py"), *op.glob("*.py")}):
+        digest.update(source.name.encode())
         digest.update(source.read_bytes())
     # Numba's own key covers the CPU, but not these.
     for part in (numba.__version__, llvmlite.__version__, np.__version__, config.BOUNDSCHECK):
         digest.update(str(part).encode())
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    parent = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(cache_home) / "minifcn")
-    folder = parent / f"kernels-{digest.hexdigest()[:16]}"
+    folder = _cache_home() / f"{op.name}-{digest.hexdigest()[:16]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def _cache_home() -> Path:
+    """Return ``NUMBA_CACHE_DIR`` where it is set, else our folder among the user's caches."""
+    user_caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NUMBA_CACHE_DIR") or Path(user_caches) / "minifcn")
 
 
 @contextmanager
@@ -167,7 +171,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # Numba ships no types
     def on_start(self, event: event.Event) -> None:
         if not self.announced:
             self.announced = True
-            _say(f"compiling kernels for this CPU (once; later runs load them from {cache_folder()})")
+            _say(f"compiling kernels for this CPU (once; later runs load them from {_cache_home()})")
 
     def on_end(self, event: event.Event) -> None:
         pass

@@ -1,9 +1,11 @@
-"""Spatial options: an int or an ``(h, w)`` pair becomes a checked pair."""
+"""Spatial options and sizes: an int or an ``(h, w)`` pair becomes a checked pair; which windows meet a map."""
 
 import operator
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from minifcn_kernels.jit import inlined
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | tuple[int, int]
@@ -40,3 +42,11 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
     Zero or less means that not even one fits.
     """
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@inlined
+def valid_outputs(outputs: int, size: int, offset: int, stride: int) -> Pair:
+    """Return first and one past last of the output positions i with 0 ≤ i·stride + offset < size."""
+    first = max(0, -(offset // stride))  # ⌈−offset / stride⌉
+    last = min(outputs, -((offset - size) // stride))  # ⌈(size − offset) / stride⌉
+    return first, max(first, last)

@@ -42,7 +42,7 @@ def run_program(cache):
 def test_compiled_code_is_announced_kept_reused_and_repaired(tmp_path):
     first = run_program(tmp_path)
     (folder,) = tmp_path.iterdir()
-    assert first == f"minifcn: compiling kernels for this CPU (once; later runs load them from {folder})\n"
+    assert first == f"minifcn: compiling kernels for this CPU (once; later runs load them from {tmp_path})\n"
     assert folder.stat().st_mode & 0o077 == 0  # nobody else may write code that we would run
 
     assert run_program(tmp_path) == ""
@@ -68,8 +68,8 @@ def sources(tmp_path, monkeypatch):
     return copy
 
 
-def folder():
-    return jit.cache_folder.__wrapped__()
+def folder(op="crop"):
+    return jit.cache_folder.__wrapped__(Path(jit.__file__).parent / op)
 
 
 def test_unchanged_sources_keep_their_cache_folder(sources):
@@ -78,11 +78,19 @@ def test_unchanged_sources_keep_their_cache_folder(sources):
     assert folder() == before
 
 
-def test_a_changed_source_gets_a_new_cache_folder(sources):
+@pytest.mark.parametrize("source", ["spatial.py", "crop/loops.py"])
+def test_a_changed_source_gets_a_new_cache_folder(sources, source):
     before = folder()
-    helper = sources / "spatial.py"
-    helper.write_text(helper.read_text() + "\n")
+    source = sources / source
+    source.write_text(source.read_text() + "\n")
     assert folder() != before
+
+
+def test_a_change_to_one_op_leaves_the_others_compiled(sources):
+    before = folder()
+    other = sources / "pool2d" / "loops.py"
+    other.write_text(other.read_text() + "\n")
+    assert folder() == before
 
 
 def test_a_renamed_source_gets_a_new_cache_folder(sources):

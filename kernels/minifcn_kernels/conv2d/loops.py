@@ -13,15 +13,7 @@ from numba import prange
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.spatial import Pair
-
-
-@inlined
-def valid_outputs(outputs: int, size: int, offset: int, stride: int) -> Pair:
-    """Return first and one past last of the output positions i with 0 ≤ i·stride + offset < size."""
-    first = max(0, -(offset // stride))  # ⌈−offset / stride⌉
-    last = min(outputs, -((offset - size) // stride))  # ⌈(size − offset) / stride⌉
-    return first, max(first, last)
+from minifcn_kernels.spatial import Pair, valid_outputs
 
 
 @inlined

@@ -12,7 +12,6 @@ same bits for any number of threads. (`np.zeros` would be one more parallel loop
 import numpy as np
 from numba import prange
 
-from minifcn_kernels.conv2d.loops import valid_outputs
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.pool2d.contract import (
@@ -25,7 +24,7 @@ from minifcn_kernels.pool2d.contract import (
     pool_geometry,
     window_counts,
 )
-from minifcn_kernels.spatial import IntOrPair, Pair
+from minifcn_kernels.spatial import IntOrPair, Pair, valid_outputs
 
 
 @max_pool2d.implementation("numba")
