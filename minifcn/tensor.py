@@ -155,14 +155,14 @@ class Function:
                 f"{name}.backward must return a tuple of {len(self.inputs)} gradients (an array or None), got {grads!r}"
             )
         wanted = []
-        for i, (node, shape, g) in enumerate(zip(self.inputs, self._shapes, grads, strict=True)):
-            if node is None or g is None:
+        for i, node in enumerate(self.inputs):
+            if node is None or grads[i] is None:
                 continue
-            g = np.asarray(g)
-            if g.shape != shape or g.dtype != self._dtype:
+            g = np.asarray(grads[i])
+            if g.shape != self._shapes[i] or g.dtype != self._dtype:
                 raise ValueError(
                     f"{name}.backward returned a gradient of shape {g.shape} and dtype {g.dtype} for input {i}, "
-                    f"which has shape {shape} and dtype {self._dtype}"
+                    f"which has shape {self._shapes[i]} and dtype {self._dtype}"
                 )
             if anomaly.detecting():
                 anomaly.check(name, self._line, f"the gradient of input {i}", g, [grad])
