@@ -4,12 +4,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint check thorough boundscheck nojit wheel clean
+.PHONY: help demo test lint check thorough boundscheck nojit wheel bench clean
 
 help:
 	@echo "make demo    train a classifier and FCN-32s, 16s, 8s on real digits; pictures and weights in runs/demo"
 	@echo "make test    lint, types and the test suite (minutes)"
 	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, the wheel"
+	@echo "make bench   side by side with PyTorch, which it installs; half an hour; tables in runs/performance.md"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
 .venv:
@@ -23,6 +24,10 @@ help:
 
 .venv/dev.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+.venv/bench.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	touch $@
 
 demo: .venv/demo.stamp
@@ -51,6 +56,10 @@ nojit: .venv/dev.stamp
 
 wheel: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+
+bench: .venv/bench.stamp
+	mkdir -p runs
+	$(BIN)/python benchmarks/cpu.py --output runs/performance.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
