@@ -12,7 +12,7 @@ class Twin(torch.nn.Module):
 
     def __init__(self, net: fcn.FCN) -> None:
         super().__init__()
-        self.net = net
+        self.taps, self.plan = net.taps, net.plan
         self.parts = torch.nn.ModuleDict(
             {name: sequential(getattr(net, name)) for name in ("backbone", "score", "upsample")}
         )
@@ -24,23 +24,23 @@ class Twin(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute what `fcn.FCN.forward` computes, op for op."""
-        net, parts = self.net, self.parts
+        parts = self.parts
         H, W = x.shape[2:]
-        tapped = {name: stride for stride, name in net.taps.items()}
+        tapped = {name: stride for stride, name in self.taps.items()}
         maps = {}
         for name, layer in parts["backbone"].named_children():
             x = layer(x)
             if name in tapped:
                 maps[tapped[name]] = x
-        coarsest, *_ = net.taps
+        coarsest, *_ = self.taps
         scores = parts["score"].get_submodule(f"stride{coarsest}")(maps[coarsest])
-        for coarse, fusion in zip(net.taps, net.plan.fusions, strict=False):
+        for coarse, fusion in zip(self.taps, self.plan.fusions, strict=False):
             up = parts["upsample"].get_submodule(f"stride{coarse}")(scores)
             fine = parts["score"].get_submodule(f"stride{fusion.stride}")(maps[fusion.stride])
             up, fine = crop(up, fusion.coarse_offset), crop(fine, fusion.fine_offset)
             h, w = min(up.shape[2], fine.shape[2]), min(up.shape[3], fine.shape[3])
             scores = up[:, :, :h, :w] + fine[:, :, :h, :w]
-        return crop(parts["upsample"].get_submodule("final")(scores), net.plan.offset)[:, :, :H, :W]
+        return crop(parts["upsample"].get_submodule("final")(scores), self.plan.offset)[:, :, :H, :W]
 
 
 def crop(x: torch.Tensor, offset: tuple[int, int]) -> torch.Tensor:
