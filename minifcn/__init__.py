@@ -10,7 +10,7 @@ from minifcn.tensor import Function, Tensor, no_grad
 from minifcn.trace import trace
 
 if TYPE_CHECKING:
-    from minifcn import data, models, testing, training
+    from minifcn import data, models, testing, training, weights
 
 __all__ = [
     "Function",
@@ -25,11 +25,12 @@ __all__ = [
     "testing",
     "trace",
     "training",
+    "weights",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import ``data``, ``models``, ``testing`` and ``training`` when first used: a sixth of the import's time."""
-    if name in ("data", "models", "testing", "training"):
+    """Import what is not the engine or the nets of the paper when first used: a sixth of the import's time."""
+    if name in ("data", "models", "testing", "training", "weights"):
         return importlib.import_module(f"minifcn.{name}")
     raise AttributeError(f"module 'minifcn' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The door: ``minifcn demo | train | evaluate | predict | inspect``."""
+"""The door: ``minifcn demo | train | evaluate | predict | inspect | explain``."""
 
 import argparse
 import os
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minifcn import demo, nets
+from minifcn import demo, nets, nn
 from minifcn.data import augment, palette
 from minifcn.data.dataset import DataError, Dataset, Split
-from minifcn.data.pictures import load_image
-from minifcn.fcn import FCN, inspect
+from minifcn.data.pictures import load_image, to_picture
+from minifcn.fcn import FCN, geometry, inspect, summarize
 from minifcn.training import Interrupted, TrainConfig, Trainer, evaluate, metrics, predict
 
 DEFAULT_RUN = Path("runs/demo/FCN-8s")
@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG files")
     command.add_argument("--run", type=Path, default=DEFAULT_RUN, help=f"the trained net (default: {DEFAULT_RUN})")
+    command.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="instead of a run: safetensors or NPZ of the PyTorch port of the released FCNs, for the net --net",
+    )
+    command.add_argument("--net", default="fcn8s-vgg16", help="the net of --weights (default: fcn8s-vgg16)")
+    command.add_argument("--classes", type=_positive, default=21, help="its scores per pixel (default: 21, VOC's)")
     command.add_argument("--out", type=Path, default=Path("."), help="folder for the results (default: here)")
     command.add_argument("--max-side", type=_positive, help="reduce larger images to this many pixels first")
 
@@ -131,14 +139,28 @@ def _parser() -> argparse.ArgumentParser:
         "offset is where the centre of a layer's first output lies in the image; a receptive field is the part of the "
         "image that one output depends on; a multiply-add counts as two FLOPs.",
     )
-    command.add_argument("net", help=f"{', '.join(nets.CLASSIFIERS)}, fcn32s, fcn16s, fcn8s, or a run's folder")
+    _add_net_options(command)
+
+    command = _command(
+        commands,
+        "explain",
+        _explain,
+        "where an FCN's crops come from, step by step",
+        "Follows the image's pixels through every layer as exact fractions, to the offset of each crop (FCN §4.2).",
+    )
+    _add_net_options(command)
+    return parser
+
+
+def _add_net_options(command: argparse.ArgumentParser) -> None:
+    named = f"{', '.join(nets.CLASSIFIERS)}, fcn32s, fcn16s, fcn8s, an FCN over one of them such as fcn8s-vgg16"
+    command.add_argument("net", help=f"{named}, or a run's folder")
     command.add_argument(
         "--size", type=_positive, nargs="+", help="height and width, or both in one (default: the net's own)"
     )
     command.add_argument(
         "--classes", type=_positive, help="scores per pixel (default: 21, as PASCAL VOC; a run has its own)"
     )
-    return parser
 
 
 def _command(commands: Any, name: str, function: Any, summary: str, description: str) -> argparse.ArgumentParser:
@@ -280,7 +302,11 @@ def _print_scores(what: str, scores: metrics.Scores) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    trained, net = _loaded_fcn(options.run)
+    if options.weights is not None:
+        trained = nets.pretrained(options.net, options.weights, options.classes)
+        print(f"{options.net}, {trained.pixels}")
+    else:
+        trained, _ = _loaded_fcn(options.run)
     stems = [path.stem for path in options.images]
     if twins := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ValueError(
@@ -289,7 +315,8 @@ def _predict(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for path in options.images:
         image = load_image(path, options.max_side)
-        label = predict(net, image).astype(np.uint8)
+        seen_by_net = image if trained.pixels is None else trained.pixels.image(to_picture(image))
+        label = predict(trained.net, seen_by_net).astype(np.uint8)
         overlay_path, label_path = (options.out / f"{path.stem}-{kind}.png" for kind in ("overlay", "label"))
         Image.fromarray(palette.overlay(image, label)).save(overlay_path)
         palette.save_label(label_path, label)
@@ -313,12 +340,8 @@ def _loaded_fcn(run: Path) -> tuple[nets.TrainedNet, FCN]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    net, channels = _net_to_inspect(options)
-    if len(options.size or []) > 2:
-        raise ValueError(f"--size: give the height and the width, got {' '.join(map(str, options.size))}")
-    own_size = {"lenet": 32}.get(options.net, 64) if not isinstance(net, FCN) else 500
-    size = tuple((options.size or [own_size]) * 2)[:2]
-    rows = inspect(net, (size[0], size[1]), channels)
+    net, spec, size = _net_to_look_at(options)
+    rows = inspect(net, size, spec.channels)
     header = ("layer", "kind", "output", "stride", "offset", "receptive field", "parameters", "MFLOPs")
     table: list[tuple[str, ...]] = [header]
     for row in rows:
@@ -332,22 +355,36 @@ def _inspect(options: argparse.Namespace) -> None:
         texts = [t.ljust(w) if i < 2 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))]
         print("  ".join(texts).rstrip())
 
+    summary = summarize(net)
+    print(
+        f"\nconvolution layers {summary.conv_layers}, parameters {summary.parameters / 1e6:.1f} M, "
+        f"receptive field {_both(summary.receptive_field)}, maximum stride {_both(summary.max_stride)}"
+    )
 
-def _net_to_inspect(options: argparse.Namespace) -> tuple[nets.Net, int]:
-    strides = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
-    if options.net in nets.CLASSIFIERS or options.net in strides:
-        classifier = "tiny_vgg" if options.net in strides else options.net
-        channels = 1 if classifier == "lenet" else 3
-        stride = strides.get(options.net)
-        spec = nets.NetSpec(classifier=classifier, num_classes=options.classes or 21, channels=channels, stride=stride)
-        return spec.build(), channels
-    if not Path(options.net).exists():
-        known = ", ".join([*nets.CLASSIFIERS, *strides])
-        raise ValueError(f"there is no net or run {options.net!r}; choose one of {known}, or a run's folder")
-    if options.classes is not None:
-        raise ValueError(f"--classes is for nets by name; the run {options.net} has its own")
-    trained = _loaded(Path(options.net))
-    return trained.net, trained.spec.channels
+
+def _explain(options: argparse.Namespace) -> None:
+    net, _, size = _net_to_look_at(options)
+    if not isinstance(net, FCN):
+        raise ValueError(f"{options.net} is a classifier, which crops nothing; name an FCN such as fcn8s-vgg16")
+    print(geometry.explain(net, size))
+
+
+def _net_to_look_at(options: argparse.Namespace) -> tuple[nets.Net, nets.NetSpec, tuple[int, int]]:
+    """Return the net that the command line names, its description, and the size of image to show it with."""
+    if len(options.size or []) > 2:
+        raise ValueError(f"--size: give the height and the width, got {' '.join(map(str, options.size))}")
+    if Path(options.net).exists():
+        if options.classes is not None:
+            raise ValueError(f"--classes is for nets by name; the run {options.net} has its own")
+        trained = _loaded(Path(options.net))
+        net, spec = trained.net, trained.spec
+    else:
+        spec = nets.spec_of(options.net, options.classes or 21)
+        with nn.init.blank():  # only shapes are looked at
+            net = spec.build()
+    own_side = 500 if isinstance(net, FCN) else nets.IMAGE_SIDE[spec.classifier]
+    height, width = ((options.size or [own_side]) * 2)[:2]
+    return net, spec, (height, width)
 
 
 def _both(values: tuple[Any, Any]) -> str:

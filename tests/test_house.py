@@ -21,7 +21,7 @@ FLOORS = [
     {"ops", "trace"},
     {"nn"},
     {"fcn", "models", "testing"},
-    {"training"},
+    {"training", "weights"},
     {"nets", "pictures"},
     {"demo"},
     {"cli"},
@@ -110,14 +110,15 @@ def test_importing_the_package_imports_none_of_its_extras():
 
 
 PUBLIC = {
-    "minifcn": "Tensor Function no_grad detect_anomaly trace ops nn models fcn data training testing",
+    "minifcn": "Tensor Function no_grad detect_anomaly trace ops nn models fcn data training testing weights",
     "minifcn.ops": "conv2d conv_transpose2d linear max_pool2d avg_pool2d crop fuse relu dropout local_response_norm "
     "cat pad softmax log_softmax cross_entropy sum mean max exp log sqrt matmul",
     "minifcn.nn": "Parameter Module Conv2d ConvTranspose2d MaxPool2d AvgPool2d ReLU Dropout LocalResponseNorm Flatten "
     "Linear Sequential Parallel Window init random_state",
-    "minifcn.models": "lenet tiny_vgg",
-    "minifcn.fcn": "convolutionalize FCN geometry inspect",
-    "minifcn.fcn.geometry": "coordinate_map receptive_field crop_offset minimum_padding",
+    "minifcn.models": "lenet tiny_vgg alexnet vgg16 googlenet",
+    "minifcn.fcn": "convolutionalize FCN geometry inspect summarize feature_scales",
+    "minifcn.fcn.geometry": "coordinate_map receptive_field crop_offset minimum_padding explain",
+    "minifcn.weights": "load read Pixels",
     "minifcn.data": "digits shapes folder",
     "minifcn.training": "SGD Trainer metrics checkpoint",
     "minifcn.training.metrics": "confusion_matrix pixel_accuracy mean_accuracy mean_iu frequency_weighted_iu",

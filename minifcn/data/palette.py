@@ -25,6 +25,14 @@ def _voc_palette() -> npt.NDArray[np.uint8]:
 PALETTE = _voc_palette()
 """The colour of every label, uint8 (256, 3): the colour map of the PASCAL VOC development kit."""
 
+# fmt: off
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+"""What the labels 0 … 20 of PASCAL VOC mean, by the names of its development kit."""
+
 
 def overlay(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return the image (3, H, W) as a picture (H, W, 3) in which each pixel is half its label's colour.

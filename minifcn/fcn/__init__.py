@@ -2,7 +2,17 @@
 
 from minifcn.fcn import geometry
 from minifcn.fcn.convolutionalize import convolutionalize
-from minifcn.fcn.inspection import LayerRow, inspect
+from minifcn.fcn.inspection import LayerRow, Summary, inspect, summarize
+from minifcn.fcn.scales import feature_scales
 from minifcn.fcn.skip import FCN
 
-__all__ = ["FCN", "LayerRow", "convolutionalize", "geometry", "inspect"]
+__all__ = [
+    "FCN",
+    "LayerRow",
+    "Summary",
+    "convolutionalize",
+    "feature_scales",
+    "geometry",
+    "inspect",
+    "summarize",
+]

@@ -45,7 +45,8 @@ def _as_convolution(name: str, linear: nn.Linear, flattened: tuple[int, int, int
         raise ValueError(
             f"convolutionalize: {name} takes {in_features} features, but the Flatten before it gives {C}×{H}×{W}"
         )
-    convolution = nn.Conv2d(C, out_features, (H, W), bias=linear.bias is not None)
+    with nn.init.blank():
+        convolution = nn.Conv2d(C, out_features, (H, W), bias=linear.bias is not None)
     convolution.weight.data[...] = linear.weight.data.reshape(out_features, C, H, W)
     if linear.bias is not None and convolution.bias is not None:
         convolution.bias.data[...] = linear.bias.data

@@ -1,12 +1,13 @@
 """FCN-32s, 16s, 8s: combining what a net saw at several strides (FCN §4.2)."""
 
+from collections.abc import Mapping
 from copy import copy
 from typing import Literal, Self
 
 import numpy as np
 
 from minifcn import nn, ops
-from minifcn.fcn.geometry import minimum_padding, plan_skips
+from minifcn.fcn.geometry import Fusion, minimum_padding, plan_skips, running_windows
 from minifcn.nn.window import Chain, Crop, Geometry, Window
 from minifcn.tensor import Tensor
 from minifcn_kernels.spatial import Pair
@@ -34,10 +35,13 @@ class FCN(nn.Module):
             final one stays bilinear (FCN §3.3).
         padding: of the first convolution; by default the smallest with which images of every size get all their
             scores. Less will do if no image is small.
+        scales: what the features of a stride are multiplied by before they are scored, ``{16: 0.01, 8: 0.0001}`` in
+            the released net that trains all strides at once; 1 where nothing is said. See `feature_scales`.
 
     Raises:
         TypeError: the backbone does not follow the protocol.
-        ValueError: no tap has the stride, or the geometry cannot align (`geometry.GeometryError`).
+        ValueError: no tap has the stride, scales are for other strides, or the geometry cannot align
+            (`geometry.GeometryError`).
     """
 
     def __init__(
@@ -48,10 +52,14 @@ class FCN(nn.Module):
         stride: int = 32,
         upsampling: Literal["fixed", "learned"] = "fixed",
         padding: int | None = None,
+        scales: Mapping[int, float] | None = None,
     ) -> None:
         if upsampling not in ("fixed", "learned"):
             raise ValueError(f"FCN: upsampling must be 'fixed' or 'learned', got {upsampling!r}")
         taps = _chosen_taps(backbone, stride)
+        self.scales = dict(scales or {})
+        if unknown := sorted(self.scales.keys() - taps.keys()):
+            raise ValueError(f"FCN: scales are for strides {sorted(taps)}, got {unknown}")
         if padding is None:
             padding = minimum_padding(_tap_windows(backbone, taps))
         self.backbone = _padded(backbone, taps, padding)
@@ -79,9 +87,9 @@ class FCN(nn.Module):
         if not self.plan.covers((H, W)).all():
             raise ValueError(
                 f"FCN: images of {H}×{W} leave pixels without a score at this padding; use larger images, or build the "
-                f"net with padding=None, which is enough for every size"
+                f"net with padding={minimum_padding(self)}, the smallest that is enough for every size"
             )
-        maps = self._tapped_maps(x)
+        maps = self.tapped_maps(x)
         coarsest, *_ = self.taps
         scores = self.score[f"stride{coarsest}"](maps[coarsest])
         for coarse, fusion in zip(self.taps, self.plan.fusions, strict=False):
@@ -90,8 +98,15 @@ class FCN(nn.Module):
             size = _common_size(up.shape[2:], fusion.coarse_offset, fine.shape[2:], fusion.fine_offset)
             if size != up.shape[2:]:
                 up = ops.crop(up, fusion.coarse_offset, size)
-            scores = ops.fuse(up, fine, fusion.fine_offset)
+            scores = self.fuse(up, fine, fusion)
         return ops.crop(self.upsample["final"](scores), self.plan.offset, (H, W))
+
+    def fuse(self, coarse: Tensor, fine: Tensor, fusion: Fusion) -> Tensor:
+        """Return the sum of the upsampled scores and, cropped to their size, the finer ones.
+
+        The paper tried the maximum in place of the sum and gave it up (FCN §4.2); a subclass can try others.
+        """
+        return ops.fuse(coarse, fine, fusion.fine_offset)
 
     def start_from(self, coarser: "FCN") -> Self:
         """Copy the parameters that ``coarser`` has, too: the backbone, its scores and intermediate upsampling.
@@ -114,13 +129,15 @@ class FCN(nn.Module):
             mine[name].mark_changed()
         return self
 
-    def _tapped_maps(self, x: Tensor) -> dict[int, Tensor]:
+    def tapped_maps(self, x: Tensor) -> dict[int, Tensor]:
+        """Return the backbone's features of images x that are scored, by stride from fine to coarse."""
         strides = {name: stride for stride, name in self.taps.items()}
         maps = {}
         for name, layer in self.backbone.named_children():
             x = layer(x)
             if name in strides:
-                maps[strides[name]] = x
+                stride = strides[name]
+                maps[stride] = x * self.scales[stride] if stride in self.scales else x
         return maps
 
     def paths(self) -> dict[str, Geometry]:
@@ -139,16 +156,6 @@ class FCN(nn.Module):
     def window(self) -> Window:
         """Return the identity: whatever happens inside, each score lies over its pixel."""
         return Window()
-
-
-def running_windows(net: nn.Sequential) -> dict[str, Geometry]:
-    """Return for each layer of ``net``, by name, what the net does to space up to and with that layer."""
-    windows: dict[str, Geometry] = {}
-    so_far = Chain([])
-    for name, layer in net.named_children():
-        so_far = Chain([so_far, layer.window()])
-        windows[name] = so_far
-    return windows
 
 
 def _chosen_taps(backbone: nn.Sequential, finest: int) -> dict[int, tuple[str, int]]:

@@ -3,8 +3,28 @@
 Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from minifcn import nn
 from minifcn.random import stream
+
+
+def vgg16(num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Sequential:
+    """Return VGG16 for 224×224 images: the paper's table 1, column D, and the backbone of the FCN paper's best nets.
+
+    138 million parameters with 1000 classes, of which fc6 has 103 million. The pools round sizes up as Caffe's do;
+    at 224 = 7·2⁵ nothing is left to round.
+
+    Args:
+        num_classes: scores per image.
+        in_channels: of the image.
+        seed: names the first weights.
+    """
+    blocks = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
+    rng = stream(seed, "vgg16")
+    return _vgg(blocks, 4096, num_classes, in_channels, map_side=7, dropout=0.5, rng=rng)
 
 
 def tiny_vgg(num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Sequential:
@@ -17,14 +37,22 @@ def tiny_vgg(num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Seq
         in_channels: of the image.
         seed: names the first weights.
     """
+    blocks = [(16, 1), (32, 1), (64, 1), (64, 1), (64, 1)]
     rng = stream(seed, "tiny_vgg")
-    blocks = [
-        (16, 1),
-        (32, 1),
-        (64, 1),
-        (64, 1),
-        (64, 1),
-    ]  # (channels, convolutions); VGG16: 64×2 … 512×3
+    return _vgg(blocks, 128, num_classes, in_channels, map_side=2, dropout=0.1, rng=rng)
+
+
+def _vgg(
+    blocks: Sequence[tuple[int, int]],
+    wide: int,
+    num_classes: int,
+    in_channels: int,
+    *,
+    map_side: int,
+    dropout: float,
+    rng: np.random.Generator,
+) -> nn.Sequential:
+    """Return a net of ``blocks`` (channels, convolutions), then fc6 on a map of ``map_side``², fc7 and the scores."""
     layers: dict[str, nn.Module] = {}
     channels = in_channels
     for block, (width, convolutions) in enumerate(blocks, start=1):
@@ -34,14 +62,14 @@ def tiny_vgg(num_classes: int, in_channels: int = 3, *, seed: int = 0) -> nn.Seq
             channels = width
         layers[f"pool{block}"] = nn.MaxPool2d(2, ceil_mode=True)
     layers |= {
-        "flatten": nn.Flatten((channels, 2, 2)),  # 64 / 2⁵ = 2
-        "fc6": nn.Linear(channels * 2 * 2, 128, rng=rng),
+        "flatten": nn.Flatten((channels, map_side, map_side)),
+        "fc6": nn.Linear(channels * map_side**2, wide, rng=rng),
         "relu6": nn.ReLU(),
-        "drop6": nn.Dropout(0.1),
-        "fc7": nn.Linear(128, 128, rng=rng),
+        "drop6": nn.Dropout(dropout),
+        "fc7": nn.Linear(wide, wide, rng=rng),
         "relu7": nn.ReLU(),
-        "drop7": nn.Dropout(0.1),
-        "score": nn.Linear(128, num_classes, rng=rng),
+        "drop7": nn.Dropout(dropout),
+        "score": nn.Linear(wide, num_classes, rng=rng),
     }
-    taps = {2**block: (f"pool{block}", blocks[block - 1][0]) for block in range(1, 5)}
-    return nn.Sequential(layers, taps=taps | {32: ("drop7", 128)})
+    taps = {2**block: (f"pool{block}", width) for block, (width, _) in enumerate(blocks, start=1)}
+    return nn.Sequential(layers, taps=taps | {2 ** len(blocks): ("drop7", wide)})

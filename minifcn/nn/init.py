@@ -1,11 +1,29 @@
 """First values of parameters: He for layers that are followed by a ReLU, bilinear for upsampling, zero for scores."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
 from minifcn_kernels.jit import Array
 from minifcn_kernels.spatial import IntOrPair, pair
+
+_blank: ContextVar[bool] = ContextVar("blank", default=False)
+
+
+@contextmanager
+def blank() -> Iterator[None]:
+    """Leave weights at zero inside this ``with``, for a net whose weights are about to be loaded.
+
+    To draw the 138 million of VGG16 takes seconds; zeros that nobody has written to take neither time nor memory.
+    """
+    token = _blank.set(True)
+    try:
+        yield
+    finally:
+        _blank.reset(token)
 
 
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None = None) -> Array:
@@ -23,9 +41,12 @@ def he_normal(shape: tuple[int, ...], rng: np.random.Generator | None = None) ->
     """
     if min(shape) < 1:
         raise ValueError(f"he_normal: every size of the weights must be at least 1, got shape {shape}")
+    if _blank.get():
+        return np.zeros(shape, np.float32)
     fan_in = math.prod(shape[1:])
-    rng = rng or np.random.default_rng()
-    return (rng.standard_normal(shape) * math.sqrt(2 / fan_in)).astype(np.float32)
+    weights = (rng or np.random.default_rng()).standard_normal(shape)
+    weights *= math.sqrt(2 / fan_in)  # in place: VGG16's fc6 takes 0.8 GB in float64
+    return weights.astype(np.float32)
 
 
 def bilinear(channels: int, kernel: IntOrPair, *, groups: int = 1) -> Array:

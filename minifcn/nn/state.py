@@ -5,14 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-_MOST_NAMES = 5  # of one kind: another net can differ in hundreds, and five show which net it was
-
 
 def check_state(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, npt.NDArray[np.generic]]) -> None:
     """Raise ``ValueError`` unless ``given`` has exactly the names and shapes of ``expected``.
 
-    ``expected`` maps a name to its shape, ``given`` a name to its array. One message names the missing,
-    the unexpected and the misshapen entries, each kind sorted and cut off after five.
+    ``expected`` maps a name to its shape, ``given`` a name to its array. One message names all
+    missing, unexpected and misshapen entries, each kind sorted.
     """
     missing = sorted(expected.keys() - given.keys())
     unexpected = sorted(given.keys() - expected.keys())
@@ -22,14 +20,9 @@ def check_state(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, npt
         if given[name].shape != expected[name]
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    problems = [f"{kind}: {_first_few(names)}" for kind, names in kinds.items() if names]
+    problems = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise ValueError(
             f"the state is of another net; {'; '.join(problems)}. "
             "Nothing was loaded: build the net that the state was saved from"
         )
-
-
-def _first_few(names: list[str]) -> str:
-    hidden = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")

@@ -1,16 +1,4 @@
-"""Where a net's outputs lie over the image: receptive fields, crops and the padding they need. FCN §3, §4.2.
-
-A fully convolutional net pads the image, shrinks it, enlarges the scores again and crops them to the image.
-Every crop offset follows from the coordinate maps of the layers (`minifcn.nn.coordinates`), because two maps
-can be added, or compared with the image, only where their pixel centres coincide:
-
-    path = target of the crop → cropped layer        its scale is 1: both have one resolution
-    offset = shift of the path                       a whole number ≥ 0, or no crop aligns the two
-
-The paper's net on VGG16 (conv1_1 pads 100, fc6 is 7×7, the last upsampling has kernel 64 and stride 32) has
-the path x ↦ x + 19 from its input to its upsampled scores: the score of image pixel 0 is at 19, so the crop
-begins there.
-"""
+"""All that a skip net has to know about space: how to upsample, crop and add the scores of its taps. FCN §4.2."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,63 +8,14 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from minifcn.fcn.geometry.layers import GeometryError, HasWindow, Maps, geometry_of, path_between, then, whole_shifts
 from minifcn.nn.coordinates import CoordinateMap
-from minifcn.nn.window import AXES, Chain, Crop, Geometry, IntArray, ReceptiveField, Window
+from minifcn.nn.window import AXES, Chain, Crop, Geometry, IntArray, Window
 from minifcn_kernels.spatial import Pair
 
-Maps: TypeAlias = tuple[CoordinateMap, CoordinateMap]  # (vertical, horizontal)
 Sides: TypeAlias = int | IntArray
 
 _IMAGE: Maps = (CoordinateMap(), CoordinateMap())
-
-
-class HasWindow(Protocol):
-    """What all functions here take: a module, or a geometry itself."""
-
-    def window(self) -> Geometry:
-        """Return the geometry of the layer or net."""
-
-
-class GeometryError(ValueError):
-    """Layers that no crop can align."""
-
-
-def coordinate_map(net: HasWindow) -> Maps:
-    """Return the (vertical, horizontal) coordinate maps from the input of ``net`` to its output.
-
-    Raises:
-        TypeError: ``net`` has no ``window()``.
-    """
-    return _geometry(net).coordinate_map()
-
-
-def receptive_field(net: HasWindow) -> ReceptiveField:
-    """Return the rectangle of input cells that each output cell of ``net`` sees. FCN §3.
-
-    Raises:
-        TypeError: ``net`` has no ``window()``.
-        ValueError: an upsampling in it leaves gaps, see `minifcn.nn.window.Window.input_span`.
-    """
-    return _geometry(net).receptive_field()
-
-
-def crop_offset(path: HasWindow | Maps) -> Pair:
-    """Return the (top, left) at which to crop a layer so that the crop lies over its target.
-
-    ``path`` leads from the target to the cropped layer. From a net's input to its upsampled scores that is the
-    net itself. A path that runs backwards through some layers, as from upsampled scores back to pool4, is given
-    as a pair of maps, ``a.inverse().then(b)`` per axis: a leads from the input to the target, b from the input
-    to the cropped layer.
-
-    Raises:
-        TypeError: ``path`` is a module without ``window()``.
-        GeometryError: target and layer differ in resolution or are a fraction of a pixel apart, or the layer
-            begins inside the target.
-    """
-    maps = path if isinstance(path, tuple) else coordinate_map(path)
-    offset = _whole_shifts(maps, "the crop")
-    _check_begins_outside(offset)
-    return offset
 
 
 @dataclass(frozen=True)
@@ -126,6 +65,12 @@ class SkipPlan:
         top, left = self.offset
         return (final_h - top >= h) & (final_w - left >= w)
 
+    def upsampling(self) -> dict[int, Window]:
+        """Return the windows that enlarge the scores of each stride, as `plan_skips` takes them."""
+        coarse = sorted(self.taps, reverse=True)
+        windows = [*(fusion.upsample for fusion in self.fusions), self.upsample]
+        return dict(zip(coarse, windows, strict=True))
+
     def _final_side(self, sides: Mapping[int, IntArray], axis: int) -> IntArray:
         side = sides[max(sides)]
         for fusion in self.fusions:
@@ -133,6 +78,12 @@ class SkipPlan:
             fine = sides[fusion.stride] - fusion.fine_offset[axis]
             side = np.minimum(coarse, fine)
         return self.upsample.output_side(side, axis)
+
+
+class HasPlan(Protocol):
+    """A skip net, such as `minifcn.fcn.FCN`."""
+
+    plan: SkipPlan
 
 
 def plan_skips(taps: Mapping[int, HasWindow], upsampling: Mapping[int, Window] | None = None) -> SkipPlan:
@@ -158,21 +109,28 @@ def plan_skips(taps: Mapping[int, HasWindow], upsampling: Mapping[int, Window] |
             image: the backbone pads too little (see `minimum_padding`).
     """
     plan = _derive_plan(_checked_taps(taps), upsampling or {})
-    _check_begins_outside(plan.offset)
+    for start, axis in zip(plan.offset, AXES, strict=True):
+        if start < 0:
+            raise GeometryError(
+                f"the final crop would start at {start} along the {axis}: the upsampled scores begin {-start} pixels "
+                f"inside the image, because the backbone pads it too little; pad the first layer by {-start} more, "
+                f"or by {minimum_padding(taps, upsampling=upsampling)} in all, the smallest padding with which "
+                "images of every size get all their scores"
+            )
     return plan
 
 
 def minimum_padding(
-    taps: Mapping[int, HasWindow],
-    upsampling: Mapping[int, Window] | None = None,
-    *,
+    net: HasPlan | Mapping[int, HasWindow],
     sizes: Sequence[int] = range(1, 1200),
+    *,
+    upsampling: Mapping[int, Window] | None = None,
 ) -> int:
-    """Return the smallest padding of the backbone's first window with which every image gets all its scores.
+    """Return the smallest padding of the net's first window with which every image gets all its scores.
 
     Every image: each height and width in ``sizes``. All its scores: the final map covers it, and no layer is
-    smaller than 1×1. ``taps`` and ``upsampling`` are those of `plan_skips`; the padding that the first window
-    has in ``taps`` does not matter. 97 for the paper's nets on VGG16, which pad by 100.
+    smaller than 1×1. ``net`` is an `FCN`, or the taps of a backbone with the ``upsampling``, as in `plan_skips`; the
+    padding that the first window has now does not matter. 97 for the paper's nets on VGG16, which pad by 100.
 
     Raises:
         TypeError, ValueError, GeometryError: as `plan_skips`, but for a final map that begins inside the image.
@@ -181,7 +139,10 @@ def minimum_padding(
     """
     if len(sizes) == 0 or min(sizes) < 1:
         raise ValueError(f"sizes must be sides of at least 1 pixel, got {sizes!r}")
-    geometries = _checked_taps(taps)
+    if isinstance(net, Mapping):
+        geometries = _checked_taps(net)
+    else:
+        geometries, upsampling = _checked_taps(net.plan.taps), net.plan.upsampling()
     sides = np.array(sizes)
 
     def plan(padding: int) -> SkipPlan:
@@ -201,84 +162,34 @@ def _derive_plan(taps: Mapping[int, Geometry], upsampling: Mapping[int, Window])
     for coarse, fine in pairwise(taps):
         fine_map = taps[fine].coordinate_map()
         upsample = upsampling.get(coarse) or _bilinear_window(coarse // fine, scores, fine_map)
-        scores = _then(scores, upsample.coordinate_map())
-        top, left = _whole_shifts(_path(scores, fine_map), f"the crop of the skip from stride {coarse} to {fine}")
+        scores = then(scores, upsample.coordinate_map())
+        top, left = whole_shifts(path_between(scores, fine_map), f"the crop of the skip from stride {coarse} to {fine}")
         fine_offset = max(top, 0), max(left, 0)
         coarse_offset = max(-top, 0), max(-left, 0)
-        scores = _then(scores, Crop(coarse_offset).coordinate_map())
+        scores = then(scores, Crop(coarse_offset).coordinate_map())
         fusions.append(Fusion(fine, upsample, coarse_offset, fine_offset))
 
     finest = min(taps)
     upsample = upsampling.get(finest) or _bilinear_window(finest, scores, _IMAGE)
-    offset = _whole_shifts(_then(scores, upsample.coordinate_map()), "the final crop")
+    offset = whole_shifts(then(scores, upsample.coordinate_map()), "the final crop")
     return SkipPlan(taps, tuple(fusions), upsample, offset)
 
 
 def _bilinear_window(factor: int, scores: Maps, target: Maps) -> Window:
     """Return the transposed window of kernel 2f − 1 along each axis where it aligns with ``target``, else 2f."""
     odd = Window(2 * factor - 1, factor, transposed=True)
-    enlarged = _then(scores, odd.coordinate_map())
+    enlarged = then(scores, odd.coordinate_map())
     vertical, horizontal = (
-        2 * factor - 1 if path.shift.denominator == 1 else 2 * factor for path in _path(enlarged, target)
+        2 * factor - 1 if path.shift.denominator == 1 else 2 * factor for path in path_between(enlarged, target)
     )
     return Window((vertical, horizontal), factor, transposed=True)
-
-
-def _then(earlier: Maps, later: Maps) -> Maps:
-    return earlier[0].then(later[0]), earlier[1].then(later[1])
-
-
-def _path(target: Maps, layer: Maps) -> Maps:
-    """Return the maps from ``target`` to ``layer``, both given from the image."""
-    return _then((target[0].inverse(), target[1].inverse()), layer)
-
-
-def _whole_shifts(path: Maps, crop: str) -> Pair:
-    """Return the shifts of a path between maps of one resolution, whole numbers, or raise `GeometryError`."""
-    for axis_map, axis in zip(path, AXES, strict=True):
-        scale, shift = axis_map.scale, axis_map.shift
-        if scale != 1:
-            raise GeometryError(
-                f"{crop} joins maps of different resolution: along the {axis} one cell of the target is {scale} "
-                f"cells of the cropped layer; upsample the coarser one by the factor {max(scale, 1 / scale)} first"
-            )
-        if shift.denominator != 1:
-            raise GeometryError(
-                f"{crop} would start at {shift} = {float(shift):g} along the {axis}, and pixels cannot be split: "
-                "change a kernel or a padding. An upsampling kernel smaller by one moves the start by 1/2 "
-                "(AlexNet's 64 would need 18.5; its 63 fits, with 18)"
-            )
-    return int(path[0].shift), int(path[1].shift)
-
-
-def _check_begins_outside(offset: Pair) -> None:
-    for start, axis in zip(offset, AXES, strict=True):
-        if start < 0:
-            raise GeometryError(
-                f"the crop would start at {start} along the {axis}: the layer begins {-start} cells inside its "
-                f"target; pad the first layer by {-start} more (`minimum_padding` tells what every size needs), "
-                "or crop the target instead"
-            )
-
-
-def _geometry(net: HasWindow) -> Geometry:
-    kind = type(net).__name__
-    if not callable(getattr(net, "window", None)):
-        raise TypeError(
-            f"{kind} has no window(), so nothing is known about its geometry: give it a method window() that "
-            "returns its Window(kernel, stride, padding, …), or Window() if it works element by element"
-        )
-    geometry = net.window()
-    if not isinstance(geometry, Geometry):
-        raise TypeError(f"{kind}.window() must return a Window, Chain or Fork, got {geometry!r}")
-    return geometry
 
 
 def _checked_taps(taps: Mapping[int, HasWindow]) -> dict[int, Geometry]:
     """Return the geometries of ``taps`` from coarse to fine, each of the stride that its key says."""
     if not taps:
         raise ValueError("taps is empty: a net needs at least its coarsest map, {32: geometry}")
-    geometries = {stride: _geometry(taps[stride]) for stride in sorted(taps, reverse=True)}
+    geometries = {stride: geometry_of(taps[stride]) for stride in sorted(taps, reverse=True)}
     for stride, geometry in geometries.items():
         vertical, horizontal = (1 / axis_map.scale for axis_map in geometry.coordinate_map())
         if not vertical == horizontal == stride:
