@@ -75,9 +75,10 @@ def test_no_op_imports_another():
     """Its compiled code would not notice that the other's sources have changed."""
     for module in SOURCES:
         match module.split("."):
-            case ["minifcn_kernels", op, _]:
+            case ["minifcn_kernels", op, _] if op != "cuda":
                 for imported in filter(ours, imports(module)):
-                    shared = imported.count(".") == 1
+                    # The launcher is no op: what it compiles is cached by the sources themselves.
+                    shared = imported.count(".") == 1 or imported.startswith("minifcn_kernels.cuda.")
                     assert shared or imported.startswith(f"minifcn_kernels.{op}."), f"{module} imports {imported}"
 
 
@@ -125,7 +126,7 @@ PUBLIC = {
     "minifcn.testing": "check_gradients check_adjoint check_backends strategies",
     "minifcn_kernels": "conv2d conv2d_grad_input conv2d_grad_weight max_pool2d max_pool2d_grad avg_pool2d "
     "avg_pool2d_grad crop crop_grad fuse softmax_cross_entropy softmax_cross_entropy_grad local_response_norm "
-    "local_response_norm_grad use_backend backends",
+    "local_response_norm_grad use_backend use_algorithm allow_tf32 backends",
 }
 METHODS = {
     minifcn.Tensor: "data shape dtype ndim backward zero_grad detach item numpy retain_grad sum mean max reshape "

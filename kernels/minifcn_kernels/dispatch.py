@@ -11,8 +11,10 @@
     def conv2d_loops(x, w, b=None, *, stride=1): ...
 
 A call checks the arrays against the declaration, makes them C-contiguous and hands them to the implementation
-that the policy names. NumPy arrays go to ``"numba"`` unless `use_backend` says otherwise. Nothing falls back:
-a backend that cannot run raises and says why.
+that the policy names. NumPy arrays go to ``"numba"`` unless `use_backend` says otherwise; CuPy arrays, which are on a
+GPU, always go to ``"cuda"``. The backend ``"emulator"`` runs the CUDA implementation on NumPy arrays, so that
+``@conv2d.implementation("cuda")`` serves both. Nothing falls back, and nothing is moved between devices: a backend
+that cannot run raises and says why.
 
 Letters in declarations are bound over all arrays of a call, so ``b=floats("K")`` must be as long as ``w`` has
 filters. The notation is the same everywhere: ``N`` batch, ``C`` channels in, ``K`` channels out, ``H W`` input,
@@ -30,10 +32,12 @@ from typing import Any
 
 import numpy as np
 
+from minifcn_kernels.cuda import device
+from minifcn_kernels.cuda.emulator import build
 from minifcn_kernels.jit import Array
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-BACKENDS = ("numba", "numpy")
+BACKENDS = ("numba", "numpy", "emulator")  # of NumPy arrays
 ALGORITHMS = ("auto", "loops", "direct")
 
 
@@ -43,9 +47,12 @@ class Policy:
 
     backend: str = "numba"
     algorithm: str = "auto"
+    allow_tf32: bool = False
 
 
 def _check_backend(name: str, source: str) -> str:
+    if name == "cuda":
+        raise ValueError(f"{source}: 'cuda' is not chosen but follows from the arrays: move them by .to('cuda')")
     if name not in BACKENDS:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
     return name
@@ -72,9 +79,10 @@ def use_policy(policy: Policy) -> Iterator[None]:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run NumPy arrays through backend ``name``: ``"numba"`` (the default) or ``"numpy"`` (the reference).
+    """Run NumPy arrays through backend ``name``.
 
-    The choice belongs to the current thread or task; the environment variable ``MINIFCN_BACKEND`` sets the default.
+    ``"numba"`` is the default, ``"numpy"`` the reference, ``"emulator"`` the CUDA kernels on the CPU. The choice
+    belongs to the current thread or task; the environment variable ``MINIFCN_BACKEND`` sets the default.
 
     Raises:
         ValueError: no backend has that name.
@@ -99,9 +107,27 @@ def use_algorithm(name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Allow CUDA kernels inside a ``with`` to multiply float32 numbers in TF32, on tensor cores.
+
+    TF32 keeps 10 of float32's 23 bits of mantissa, so products have a relative error up to 2⁻¹¹ in each factor; sums
+    stay float32. Never the default. Backends without TF32 are not concerned.
+
+    Raises:
+        TypeError: ``allowed`` is no bool.
+        RuntimeError: by kernels that have a TF32 version, on a device below compute capability 8.0.
+    """
+    if not isinstance(allowed, bool):
+        raise TypeError(f"allow_tf32 takes True or False, got {allowed!r}")
+    with use_policy(replace(current_policy(), allow_tf32=allowed)):
+        yield
+
+
 def backends() -> dict[str, str]:
     """Return every backend's name with ``"available"``, or the reason why it is not."""
-    return dict.fromkeys(BACKENDS, "available")
+    reasons = {"numba": None, "numpy": None, "emulator": build.missing(), "cuda": device.missing()}
+    return {name: reason or "available" for name, reason in reasons.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +164,10 @@ class Kernel:
         update_wrapper(self, reference)
 
     def implementation(self, backend: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorate the function that computes this kernel on ``backend``; it takes the reference's arguments."""
+        """Decorate the function that computes this kernel on ``backend``; it takes the reference's arguments.
+
+        That of ``"cuda"`` is given CuPy arrays, or NumPy arrays for the emulator, and returns the same.
+        """
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self._implementations[backend] = function
@@ -157,11 +186,22 @@ class Kernel:
         for name in options.keys() & arguments.keys():
             raise TypeError(f"{self.name}: {name} is given twice, by position and by name")
         arguments.update(options)
-        self._check_arrays(arguments)
-        return self._implementations[_policy.get().backend](**arguments)
+        on_gpu = self._check_arrays(arguments)
+        backend = "cuda" if on_gpu else _policy.get().backend
+        implementation = self._implementations.get("cuda" if backend == "emulator" else backend)
+        if implementation is None:
+            raise NotImplementedError(f"{self.name}: has no implementation for backend {backend!r}")
+        try:
+            return implementation(**arguments)
+        except MemoryError as error:
+            sizes = ", ".join(
+                f"{n} {tuple(a.shape)}" for n, a in arguments.items() if n in self.specs and a is not None
+            )
+            raise MemoryError(f"{self.name} of {sizes}: {error}") from error
 
-    def _check_arrays(self, arguments: dict[str, Any]) -> None:
-        """Check every declared array of ``arguments`` and replace it by a C-contiguous one."""
+    def _check_arrays(self, arguments: dict[str, Any]) -> bool:
+        """Check every declared array and replace it by a C-contiguous one; return whether they are on a GPU."""
+        given: list[tuple[str, Any]] = []
         sizes: dict[str, tuple[int, str]] = {}
         floating: tuple[str, Any] | None = None
         for name, spec in self.specs.items():
@@ -170,10 +210,11 @@ class Kernel:
                 if name not in self._optional:
                     raise TypeError(f"{self.name}: {name} is missing; expected an array with axes {spec}")
                 continue
-            if not isinstance(array, np.ndarray):
+            if not device.is_array(array):
                 raise TypeError(
                     f"{self.name}: {name} must be a NumPy array with axes {spec}, got {type(array).__name__}"
                 )
+            given.append((name, array))
             if spec.integer:
                 if array.dtype.kind not in "iu":
                     raise TypeError(f"{self.name}: {name} must hold integers, got {array.dtype}")
@@ -186,7 +227,9 @@ class Kernel:
                     f"{self.name}: {floating[0]} is {floating[1]} but {name} is {array.dtype}; convert one of them"
                 )
             self._bind_axes(name, spec, array, sizes)
-            arguments[name] = np.ascontiguousarray(array)
+            arguments[name] = device.module_of(array).ascontiguousarray(array)
+        device.check_same(self.name, given)
+        return device.is_cupy(given[0][1])
 
     def _bind_axes(self, name: str, spec: ArraySpec, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
         if array.ndim != len(spec.axes):

@@ -141,13 +141,13 @@ def cache_folder(op: Path) -> Path:
     # Numba's own key covers the CPU, but not these.
     for part in (numba.__version__, llvmlite.__version__, np.__version__, config.BOUNDSCHECK):
         digest.update(str(part).encode())
-    folder = _cache_home() / f"{op.name}-{digest.hexdigest()[:16]}"
+    folder = cache_home() / f"{op.name}-{digest.hexdigest()[:16]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
-def _cache_home() -> Path:
-    """Return ``NUMBA_CACHE_DIR`` where it is set, else our folder among the user's caches."""
+def cache_home() -> Path:
+    """Return where compiled code is kept: ``NUMBA_CACHE_DIR`` if it is set, else our folder among the user's caches."""
     user_caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("NUMBA_CACHE_DIR") or Path(user_caches) / "minifcn")
 
@@ -171,7 +171,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # Numba ships no types
     def on_start(self, event: event.Event) -> None:
         if not self.announced:
             self.announced = True
-            _say(f"compiling kernels for this CPU (once; later runs load them from {_cache_home()})")
+            _say(f"compiling kernels for this CPU (once; later runs load them from {cache_home()})")
 
     def on_end(self, event: event.Event) -> None:
         pass

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import minifcn_kernels as kernels
+from minifcn_kernels.cuda import device
+from minifcn_kernels.cuda.emulator import build
 from minifcn_kernels.dispatch import check_shape, current_policy, floats, integers, kernel
 
 
@@ -66,13 +68,39 @@ def test_use_backend_keeps_the_rest_of_the_policy():
 
 
 def test_an_unknown_backend_is_refused_by_name():
-    message = re.escape("backend must be one of 'numba', 'numpy', got 'torch'")
+    message = re.escape("backend must be one of 'numba', 'numpy', 'emulator', got 'torch'")
     with pytest.raises(ValueError, match=message), kernels.use_backend("torch"):
         pass
 
 
-def test_every_backend_is_listed_as_available():
-    assert kernels.backends() == {"numba": "available", "numpy": "available"}
+def test_cuda_is_chosen_by_moving_the_data_and_by_nothing_else():
+    message = re.escape("backend: 'cuda' is not chosen but follows from the arrays: move them by .to('cuda')")
+    with pytest.raises(ValueError, match=message), kernels.use_backend("cuda"):
+        pass
+
+
+def test_a_backend_without_an_implementation_says_so_and_falls_back_to_nothing():
+    message = re.escape("toy: has no implementation for backend 'emulator'")
+    with pytest.raises(NotImplementedError, match=message), kernels.use_backend("emulator"):
+        ran()
+
+
+def test_every_backend_is_listed_with_what_it_lacks():
+    listed = kernels.backends()
+    assert list(listed) == ["numba", "numpy", "emulator", "cuda"]
+    assert listed["numba"] == listed["numpy"] == "available"
+    assert listed["emulator"] == (build.missing() or "available")
+    assert listed["cuda"] == (device.missing() or "available")
+
+
+def test_allow_tf32_is_off_unless_asked_for():
+    assert current_policy().allow_tf32 is False
+    with kernels.allow_tf32(True):
+        assert current_policy().allow_tf32 is True
+        with kernels.allow_tf32(False):
+            assert current_policy().allow_tf32 is False
+    with pytest.raises(TypeError, match="allow_tf32 takes True or False, got 1"), kernels.allow_tf32(1):
+        pass
 
 
 def run_python(code, **environment):
@@ -90,7 +118,7 @@ def test_an_unknown_backend_in_the_environment_is_refused_by_name():
     process = run_python("import minifcn_kernels", MINIFCN_BACKEND="torch")
     assert process.returncode == 1
     last_line = process.stderr.splitlines()[-1]
-    assert last_line == "ValueError: MINIFCN_BACKEND must be one of 'numba', 'numpy', got 'torch'"
+    assert last_line == "ValueError: MINIFCN_BACKEND must be one of 'numba', 'numpy', 'emulator', got 'torch'"
 
 
 def test_implementations_get_contiguous_arrays_and_all_options():

@@ -1,0 +1,144 @@
+"""Where arrays live: NumPy's on the CPU, CuPy's on a GPU. The one place that knows of CuPy.
+
+CuPy is never imported before somebody asks for a GPU. An array of CuPy's can only exist if it has been imported, so
+telling the two apart costs no import.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a device can run: its name, compute capability, and how large a launch may be."""
+
+    name: str
+    capability: tuple[int, int]
+    threads: int  # in a block
+    block: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    shared_bytes: int  # of a block
+
+
+# The emulator stands for an A100: the least capable device that has everything the kernels use.
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability", column 8.0.
+EMULATED = Limits(
+    name="the emulator (as sm_80)",
+    capability=(8, 0),
+    threads=1024,
+    block=(1024, 1024, 64),
+    grid=(2**31 - 1, 65535, 65535),
+    shared_bytes=163 << 10,
+)
+
+
+def is_cupy(array: Any) -> bool:
+    """Tell whether ``array`` is one of CuPy's."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def is_array(array: Any) -> bool:
+    """Tell whether ``array`` is one of NumPy's or of CuPy's."""
+    return isinstance(array, np.ndarray) or is_cupy(array)
+
+
+def module_of(array: Any) -> ModuleType:
+    """Return ``numpy`` or ``cupy``, whichever computes on ``array``."""
+    return sys.modules["cupy"] if is_cupy(array) else np
+
+
+def device_of(array: Any) -> str:
+    """Return ``"cpu"``, or ``"cuda:0"`` for an array on the first GPU."""
+    return f"cuda:{array.device.id}" if is_cupy(array) else "cpu"
+
+
+def check_same(where: str, arrays: Sequence[tuple[str, Any]]) -> None:
+    """Raise a ValueError that begins with ``where`` and names both unless all named ``arrays`` are in one place."""
+    first, *others = arrays
+    for name, array in others:
+        if device_of(array) != device_of(first[1]):
+            raise ValueError(
+                f"{where}: {first[0]} is on {device_of(first[1])} but {name} is on {device_of(array)}; "
+                f"move one of them by .to()"
+            )
+
+
+def may_share_memory(a: Any, b: Any) -> bool:
+    """Tell whether the memory of two contiguous arrays overlaps."""
+    starts = [array.data.ptr if is_cupy(array) else array.ctypes.data for array in (a, b)]
+    return starts[0] < starts[1] + b.nbytes and starts[1] < starts[0] + a.nbytes
+
+
+@cache
+def missing() -> str | None:
+    """Return why no GPU can be used, with what to do about it; None if one can."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error}); install it: pip install 'minifcn[cuda13]' (or cuda12)"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CuPy finds no GPU: {error}"
+    return None if count else "CuPy finds no GPU"
+
+
+def cupy() -> Any:
+    """Return the module ``cupy``.
+
+    Raises:
+        RuntimeError: there is no GPU, or no CuPy; says why.
+    """
+    reason = missing()
+    if reason is not None:
+        raise RuntimeError(f"backend 'cuda' is not available: {reason}")
+    return sys.modules["cupy"]
+
+
+def to_device(array: Array, name: str) -> Array:
+    """Return ``array`` on ``"cpu"`` or ``"cuda"`` (the current GPU); the array itself if it is there already.
+
+    Raises:
+        ValueError: no device has that name.
+        RuntimeError: there is no GPU; says why.
+    """
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}")
+    if name == "cuda":
+        return cupy().asarray(array)
+    return cupy().asnumpy(array) if is_cupy(array) else array
+
+
+def current() -> int:
+    """Return the number of the current GPU."""
+    number: int = cupy().cuda.runtime.getDevice()
+    return number
+
+
+def limits(array: Any) -> Limits:
+    """Return the limits of the device that ``array`` is on; those of the emulator for one on the CPU."""
+    return _gpu_limits(array.device.id) if is_cupy(array) else EMULATED
+
+
+@cache
+def _gpu_limits(number: int) -> Limits:
+    module = cupy()
+    attributes = module.cuda.Device(number).attributes
+    return Limits(
+        name=module.cuda.runtime.getDeviceProperties(number)["name"].decode(),
+        capability=(attributes["ComputeCapabilityMajor"], attributes["ComputeCapabilityMinor"]),
+        threads=attributes["MaxThreadsPerBlock"],
+        block=tuple(attributes[f"MaxBlockDim{axis}"] for axis in "XYZ"),
+        grid=tuple(attributes[f"MaxGridDim{axis}"] for axis in "XYZ"),
+        shared_bytes=attributes["MaxSharedMemoryPerBlockOptin"],
+    )
