@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from minifcn_kernels.cuda import device
 from minifcn_kernels.cuda.device import Limits
 from minifcn_kernels.cuda.emulator import current_emulation, library
-from minifcn_kernels.cuda.emulator.build import HEADERS, CompileError
+from minifcn_kernels.cuda.emulator.build import HEADERS, CompileError, beside
 from minifcn_kernels.cuda.signature import Parameter, parameters
 from minifcn_kernels.dispatch import current_policy
 
@@ -162,7 +162,7 @@ def _gpu_function(source: CudaSource, kernel: str, device_id: int) -> Any:
     cupy = device.cupy()
     # CuPy's cache knows the source, not what it includes.
     included = hashlib.sha256()
-    for header in sorted([*HEADERS.glob("*"), *source.path.parent.glob("*.cuh")]):
+    for header in (*sorted(HEADERS.glob("*")), *beside(source.path)):
         included.update(header.read_bytes())
     options = (
         "-std=c++17",

@@ -52,11 +52,12 @@ def build_kernel(source: Path, kernel: str, type: str, mode: str) -> Path:
     Raises:
         CompileError: the compiler refuses it.
     """
-    entry = f'#include "{source}"\nEMULATOR_ENTRY({type}, {kernel})\n'
+    # gdb has to find the file; for the rest it is known by its content, wherever it lies.
+    included = source if mode == "debug" else source.name
+    entry = f'#include "{included}"\nEMULATOR_ENTRY({type}, {kernel})\n'
     flags = [*_COMMON, *_KERNEL, *_MODES[mode]]
-    beside = [p for p in sorted(source.parent.iterdir()) if p.suffix in (".cu", ".cuh", ".h")]
     machine = _build_machine()
-    path = _folder() / f"{source.stem}-{_key([*_sources(), *beside], [entry, machine.name, *flags])}.so"
+    path = _folder() / f"{source.stem}-{_key([source, *beside(source), *_sources()], [entry, *flags])}.so"
     if not _is_whole(path):
         with _workplace() as folder:
             (folder / "entry.cpp").write_text(entry)
@@ -65,6 +66,11 @@ def build_kernel(source: Path, kernel: str, type: str, mode: str) -> Path:
             _compile(["-shared", folder / "entry.o", machine, "-Wl,-rpath,$ORIGIN", "-o", folder / "library"])
             _put(folder / "library", path)
     return path
+
+
+def beside(source: Path) -> list[Path]:
+    """Return the files that ``source`` may include by their name."""
+    return sorted([*source.parent.glob("*.cuh"), *source.parent.glob("*.h")])
 
 
 def _build_machine() -> Path:

@@ -75,7 +75,7 @@ bool races(const Access& before, const Position& now) { return before.happened()
 [[noreturn]] void report_race(const Region& region, const char* does, const void* code, const char* did, const Access& other) {
     const char* whose = other.by.block == position().block ? "" : " of another block";
     uint3 t = thread_index(other.by.thread);
-    fail("{%zx} %s %s that thread (%u,%u,%u)%s %s at {%zx}, with no barrier between them (race)", offset(code), does,
+    fail("{%zx} %s %s that thread (%u,%u,%u)%s %s {%zx}, with no barrier between them (race)", offset(code), does,
          region.shared() ? "shared memory" : region.name, t.x, t.y, t.z, whose, did,
          offset(other.code));
 }
