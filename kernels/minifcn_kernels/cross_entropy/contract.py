@@ -149,20 +149,25 @@ def label_and_cotangent(
     reduction: Reduction,
 ) -> tuple[Array, Array]:
     """Return every pixel's class and its u as in `softmax_cross_entropy_grad`, both (N, H, W)."""
+    check_cotangent(gy, logits, target, reduction)
+    label, v = label_and_weight(logits, target, weight, mask, ignore_index)
+    if reduction == "mean":
+        gy = (gy / total_weight(v)).astype(v.dtype)
+    return label, gy * v
+
+
+def check_cotangent(gy: Array, logits: Array, target: Array, reduction: Reduction) -> None:
+    """Raise an error unless ``gy`` has dtype and shape of what `softmax_cross_entropy` returns."""
     shape = target.shape if check_reduction(reduction) == "none" else ()
-    if not isinstance(gy, np.ndarray):
+    if not isinstance(gy, type(logits)):
         raise TypeError(
-            f"softmax_cross_entropy_grad: gy must be a NumPy array of shape {shape}, got {type(gy).__name__}"
+            f"softmax_cross_entropy_grad: gy must be an array of shape {shape}, like logits, got {type(gy).__name__}"
         )
     check_shape("softmax_cross_entropy_grad", "gy", gy.shape, shape)
     if gy.dtype != logits.dtype:
         raise TypeError(
             f"softmax_cross_entropy_grad: logits is {logits.dtype} but gy is {gy.dtype}; convert one of them"
         )
-    label, v = label_and_weight(logits, target, weight, mask, ignore_index)
-    if reduction == "mean":
-        gy = (gy / total_weight(v)).astype(v.dtype)
-    return label, gy * v
 
 
 def total_weight(v: Array) -> float:
