@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 
 import minifcn_kernels as kernels
+from backends import needs_emulator
 from geometry import SEEDS, convolutions, normal, whole
 from oracles import conv as oracle
 
-IMPLEMENTATIONS = ("numpy", "numba loops")
+IMPLEMENTATIONS = (
+    "numpy",
+    "numba loops",
+    pytest.param("emulator loops", marks=needs_emulator),  # output by output
+    pytest.param("emulator direct", marks=needs_emulator),  # as a matrix product
+)
 
 
 @contextmanager

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 
 import minifcn_kernels as kernels
+from backends import backends
 from geometry import SEEDS, crops, normal, whole
 from oracles import crop as oracle
-
-backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
 
 
 @backends

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minifcn_kernels as kernels
+from backends import backends
 from differences import assert_gradient
 from geometry import LOGIT_SHAPES, SEEDS, normal
 from minifcn.random import stream
 from oracles import cross_entropy as oracle
 
-backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
 REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
 TARGET_DTYPES = st.sampled_from([np.uint8, np.int16, np.int64])
 

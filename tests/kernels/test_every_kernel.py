@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import minifcn_kernels as kernels
+from backends import EMULATOR, backends
 from geometry import normal, strided, whole
 from minifcn.random import stream
 from minifcn_kernels.dispatch import Kernel
@@ -54,7 +55,6 @@ def oracle_index(N):
 
 NAMES = tuple(cases(np.float32))
 every_kernel = pytest.mark.parametrize("name", NAMES)
-backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -129,12 +129,13 @@ def test_float32_differs_from_float64_by_rounding_alone(name, backend):
 
 
 @every_kernel
+@pytest.mark.parametrize("backend", ["numba", EMULATOR])
 @dtypes
-def test_backends_agree(name, dtype):
+def test_backends_agree_with_the_reference(name, backend, dtype):
     case = cases(dtype)[name]
     with kernels.use_backend("numpy"):
         expected = run(name, *case)
-    with kernels.use_backend("numba"):
+    with kernels.use_backend(backend):
         actual = run(name, *case)
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-5, "atol": 5e-5}
     for a, e in zip(actual, expected, strict=True):

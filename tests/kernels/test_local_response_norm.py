@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minifcn_kernels as kernels
+from backends import backends
 from differences import assert_gradient
 from geometry import SEEDS, normal
 from oracles import local_response_norm as oracle
-
-backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
 
 
 @st.composite

@@ -10,16 +10,14 @@ asked for one group at a time), and its LRN looks at as many channels as there a
 import numpy as np
 import onnx
 import onnx.reference
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minifcn_kernels as kernels
+from backends import backends
 from geometry import LOGIT_SHAPES, SEEDS, convolutions, normal, poolings, whole
 from minifcn.random import stream
 from oracles import conv as oracle
-
-backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
 
 
 def evaluate(operator, *inputs, **attributes):

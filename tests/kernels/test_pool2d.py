@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 
 import minifcn_kernels as kernels
+from backends import backends
 from differences import assert_gradient
 from geometry import SEEDS, distinct, normal, poolings, whole
 from minifcn_kernels.pool2d.contract import pool_geometry
 from oracles import pool as oracle
-
-BACKENDS = ("numpy", "numba")
-backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def square(values):

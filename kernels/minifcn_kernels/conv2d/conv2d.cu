@@ -88,7 +88,7 @@ struct GradInputSum : Operands<T> {
         const int i = in_phase / columns_of_phase, j = in_phase % columns_of_phase;
         const int h = first_h + i * g.stride_h, w = first_w + j * g.stride_w;
         const int oh = output_h + i, ow = output_w + j;
-        if (h >= g.H || w >= g.W) return {0, NOWHERE, NOWHERE, -1};  // phases differ by a row and a column
+        if (h >= g.H || w >= g.W) return {0, NOWHERE, NOWHERE, NOWHERE};  // phases differ by a row and a column
         return {(n * g.K * g.OH + oh) * g.OW + ow, oh, ow, (n * g.C * g.H + h) * g.W + w};
     }
 };
@@ -98,8 +98,8 @@ __device__ __forceinline__ void grad_input_block(const T* gy, const T* w, T* gx,
     const int m_tiles = (g.C_per_group + Tile::BM - 1) / Tile::BM, j_tiles = gridDim.x / (g.stride_h * g.stride_w);
     T* part = gx + blockIdx.z * (g.N * g.C * g.H * g.W);
     const GradInputSum<T> sum(gy, w, part, g, blockIdx.y / m_tiles, blockIdx.x / j_tiles);
-    const int first = min(int(blockIdx.z) * part_length, sum.length);  // phases differ in length
-    const int end = min(first + part_length, sum.length), j0 = blockIdx.x % j_tiles * Tile::BN;
+    const int first = blockIdx.z * part_length, end = min(first + part_length, sum.length);  // may be end < first:
+    const int j0 = blockIdx.x % j_tiles * Tile::BN;                                           // phases differ in length
     gemm<Tile, Lanes::along_columns, 1>(sum, blockIdx.y % m_tiles * Tile::BM, j0, first, end, nullptr);
 }
 

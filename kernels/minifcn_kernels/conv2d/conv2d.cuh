@@ -29,6 +29,6 @@ struct Taps {
 
     __device__ Taps(int phase, int R, int stride, int dilation, int gcd, int inverse)
         : first(phase / gcd * inverse % (stride / gcd)), step(stride / gcd), count(0), shift(dilation / gcd) {
-        if (phase % gcd == 0 && first < R) count = (R - first + step - 1) / step;
+        if (phase % gcd == 0) count = (R - first + step - 1) / step;  // 0 if first ≥ R, for first < step
     }
 };

@@ -39,7 +39,8 @@ struct alignas(16) Row {
 struct alignas(16) Column {
     int b, h, w, out;
 };
-// A position that makes any sum of a row's and a column's position fall outside of a map; two of them do not overflow.
+// A position that makes any sum of a row's and a column's position fall outside of a map (two of them do not overflow);
+// as the address of an output: there is none.
 constexpr int NOWHERE = -(1 << 30);
 
 // What a Sum consists of beside its functions `Row row(int l)` and `Column column(int j)`.
@@ -68,7 +69,7 @@ __device__ __forceinline__ void gemm(const Sum& sum, int m0, int j0, int first, 
     const int t = threadIdx.x, steps = (end - first + BK - 1) / BK;
 
     for (int j = t; j < BN; j += THREADS)
-        columns[j] = j0 + j < sum.columns ? sum.column(j0 + j) : Column{0, NOWHERE, NOWHERE, -1};
+        columns[j] = j0 + j < sum.columns ? sum.column(j0 + j) : Column{0, NOWHERE, NOWHERE, NOWHERE};
 
     // Work out where the rows of a step lie: divisions, so one thread does it for all, a step ahead of `fetch`.
     const auto look_up = [&](int step) {
@@ -125,11 +126,11 @@ __device__ __forceinline__ void gemm(const Sum& sum, int m0, int j0, int first, 
             for (T& v : value) v += bias[m0 + m];
         T* row = sum.out + (m0 + m) * sum.out_step;
         const int at = columns[j].out, last = columns[j + Tile::RUN - 1].out;
-        if (at >= 0 && last == at + Tile::RUN - 1 && reinterpret_cast<size_t>(row + at) % sizeof(value) == 0) {
+        if (last == at + Tile::RUN - 1 && reinterpret_cast<size_t>(row + at) % sizeof(value) == 0) {
             *reinterpret_cast<Vector<T, Tile::RUN>*>(row + at) = *reinterpret_cast<Vector<T, Tile::RUN>*>(value);
         } else {
             for (int i = 0; i < Tile::RUN; ++i)
-                if (columns[j + i].out >= 0) row[columns[j + i].out] = value[i];
+                if (columns[j + i].out != NOWHERE) row[columns[j + i].out] = value[i];
         }
     });
 }

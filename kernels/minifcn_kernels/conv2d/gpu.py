@@ -258,7 +258,7 @@ def product(
     b: Array | None,
     g: ConvGeometry,
 ) -> Array:
-    """Run ``kernel`` on a grid of tiles, its sums of ``length`` products cut into parts; return the sums, of ``shape``."""
+    """Run ``kernel`` on a grid of tiles, its sums of ``length`` products cut into parts; return the sums."""
     blocks = ceil_div(grid[0] * grid[1] * tile.threads, THREADS)  # as if all had as many threads
     parts, part_length = cut(length, blocks, prod(shape))
     partial = empty((parts, *shape), like=inputs[0])
@@ -323,7 +323,7 @@ def tile_for(x: Array, rows: int) -> Tile:
 
 
 def cut(length: int, blocks: int, outputs: int) -> tuple[int, int]:
-    """Return into how many parts to cut ``outputs`` sums of ``length``, which make ``blocks`` blocks; and a part's length.
+    """Return into how many parts to cut ``outputs`` sums of ``length``, in ``blocks`` blocks; and a part's length.
 
     There is always one part, even of nothing: the kernel writes the zeros.
     """

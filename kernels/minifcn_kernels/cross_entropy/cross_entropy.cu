@@ -3,8 +3,6 @@
 
 struct Loss {
     int N, C, plane;  // plane = H·W
-
-    // A thread's pixel, counted over all images, has its logits at n·C·plane + c·plane + its place in the plane.
 };
 
 // The class of a pixel as an index that is safe to use: 0 for an ignored pixel, whose weight is 0.
@@ -19,9 +17,8 @@ __global__ void pixel_weights(
     const int pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= g.N * g.plane) return;
     const long long t = target[pixel];
-    const bool counts = t != ignore_index;
-    if (counts && (t < 0 || t >= g.C)) atomicMax(bad, 1);  // the same, whoever comes first
-    v[pixel] = counts ? weight[class_of(t, g.C)] * mask[pixel] : T(0);
+    if (t != ignore_index && (t < 0 || t >= g.C)) atomicMax(bad, 1);  // the same, whoever comes first
+    v[pixel] = t == ignore_index ? T(0) : weight[class_of(t, g.C)] * mask[pixel];
 }
 
 // The largest of a pixel's logits, and the sum of the exponentials of what the others lie below it. A NaN may not be the

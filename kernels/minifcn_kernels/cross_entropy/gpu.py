@@ -48,7 +48,7 @@ def softmax_cross_entropy_cuda(
     total = _total(loss)
     if reduction == "mean":
         total = total / _divisor(v)
-    return total.astype(logits.dtype)
+    return module_of(logits).asarray(total, logits.dtype)
 
 
 @softmax_cross_entropy_grad.implementation("cuda")
@@ -66,9 +66,9 @@ def softmax_cross_entropy_grad_cuda(
     check_cotangent(gy, logits, target, reduction)
     labels, v = _labels_and_weights(logits, target, weight, mask, ignore_index)
     if reduction == "mean":
-        gy = (gy / _divisor(v)).astype(logits.dtype)
+        gy = gy / _divisor(v)
+    gy = module_of(logits).ascontiguousarray(gy, logits.dtype)
     gradient = empty(logits.shape, like=logits)
-    gy = module_of(gy).ascontiguousarray(gy)
     arguments = gy, logits, labels, v, gradient, _fields(logits), reduction == "none"
     source.launch(f"logit_gradients<{number(logits)}>", *over_elements(v.size), *arguments)
     return gradient

@@ -102,7 +102,9 @@ class CudaSource:
                     f"{self.path.name}: {kernel!r} is none of its kernels ({', '.join(self.kernels + self.from_sm_80)})"
                 )
             try:
-                self._parameters[kernel] = parameters(self.text, kernel)
+                # A struct may be declared in a header.
+                headers = [header.read_text(encoding="utf-8") for header in sorted(self.path.parent.glob("*.cuh"))]
+                self._parameters[kernel] = parameters("\n".join([*headers, self.text]), kernel)
             except ValueError as error:
                 raise ValueError(f"{self.path}: {kernel}: {error}") from None
         return self._parameters[kernel]
