@@ -17,6 +17,7 @@ from minifcn.data.dataset import DataError, Dataset, Split
 from minifcn.data.pictures import load_image, to_picture
 from minifcn.fcn import FCN, geometry, inspect, summarize
 from minifcn.training import Interrupted, TrainConfig, Trainer, evaluate, metrics, predict
+from minifcn_kernels.cuda.device import DeviceError
 
 DEFAULT_RUN = Path("runs/demo/FCN-8s")
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resumable = hasattr(options, "resume")
         print(f"\nstopped\nto go on: {_again(arguments, options.out)}" if resumable else "\nstopped", file=sys.stderr)
         return 130
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError, MemoryError, DeviceError) as error:
         print(f"minifcn {options.name}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "Trains a classifier on digits, makes it fully convolutional, and refines it from FCN-32s over 16s to 8s. "
         "Leaves the paper's table 2 and figure 4, made from test scenes, with all weights. Needs the extra `demo`.",
     )
+    _add_device_option(command)
     command.add_argument(
         "--out", type=Path, help="folder for all results (default: runs/demo, or runs/demo-2, … if taken)"
     )
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "A folder holds images/ and masks/ of the same names (PNG or JPEG, masks as palette or grey PNG whose pixel "
         "values are classes, 255 for void), or is a PASCAL VOC one. classes.txt may name the classes, one a line.",
     )
+    _add_device_option(command)
     command.add_argument("source", nargs="?", choices=["digits", "shapes"], help="scenes that are drawn while training")
     _add_data_options(command)
     command.add_argument(
@@ -105,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "Scores a run on a split of the data it was trained on, or on another folder (FCN §5). "
         "IU is intersection over union, of a class over the whole data set.",
     )
+    _add_device_option(command)
     command.add_argument("run", type=Path, help="a run's folder, or a checkpoint file")
     command.add_argument(
         "--split", default="test", choices=["train", "val", "test"], help="which images (default: test)"
@@ -118,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         "label every pixel of your images",
         "Writes for each image NAME-overlay.png, to look at, and NAME-label.png, whose pixel values are the classes.",
     )
+    _add_device_option(command)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG files")
     command.add_argument("--run", type=Path, default=DEFAULT_RUN, help=f"the trained net (default: {DEFAULT_RUN})")
     command.add_argument(
@@ -183,13 +188,19 @@ def _add_data_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_device_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute: cuda is a GPU (default: cpu)"
+    )
+
+
 def _demo(options: argparse.Namespace) -> None:
     if options.resume and options.out is None:
         options.out = _last_demo()
     folder = options.out = options.out or _free_folder(Path("runs/demo"))
     if options.resume and not folder.exists():
         raise ValueError(f"--resume: there is no run in {folder}; leave --resume away to begin one")
-    demo.run(folder, seed=options.seed, resume=options.resume, say=print)
+    demo.run(folder, seed=options.seed, resume=options.resume, say=print, device=options.device)
 
 
 def _free_folder(path: Path) -> Path:
@@ -264,6 +275,7 @@ def _train(options: argparse.Namespace) -> None:
     )
     name = source["kind"] if drawn else options.data.resolve().name
     options.out = options.out or Path("runs") / f"{name}-fcn{options.stride}s"
+    net.to(options.device)
     trainer = Trainer(net, train_set, config, options.out, validation=validation, meta=nets.meta_of(spec, data=source))
     if options.resume:
         for message in trainer.resume():
@@ -288,7 +300,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"the classes of the data ({', '.join(dataset.classes)}) are not those of {options.run} "
             f"({', '.join(trained.classes)}); evaluate on a data set of the same"
         )
-    confusion = evaluate(net, dataset, progress=True)
+    confusion = evaluate(net.to(options.device), dataset, progress=True)
     _print_scores(f"{options.split} ({len(dataset)} images)", metrics.scores(confusion))
     for name, iu in zip(trained.classes, metrics.per_class_iu(confusion), strict=True):
         print(f"  IU {name:<16}{100 * iu:6.1f}")
@@ -313,6 +325,7 @@ def _predict(options: argparse.Namespace) -> None:
             f"several images are named {', '.join(twins)}, and so would be their results; label them apart"
         )
     options.out.mkdir(parents=True, exist_ok=True)
+    trained.net.to(options.device)
     for path in options.images:
         image = load_image(path, options.max_side)
         seen_by_net = image if trained.pixels is None else trained.pixels.image(to_picture(image))

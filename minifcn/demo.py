@@ -19,6 +19,7 @@ from minifcn.data.digits import DigitScenes, digit_crops
 from minifcn.data.pictures import to_picture
 from minifcn.fcn import FCN, convolutionalize
 from minifcn.nets import NetSpec, meta_of
+from minifcn.nn.module import device_of
 from minifcn.tensor import Tensor, no_grad
 from minifcn.training import TrainConfig, Trainer, TrainResult, checkpoint, evaluate, log, metrics, predict
 
@@ -68,7 +69,7 @@ def _config(steps: int, lr: float, *, batch_size: int, seed: int) -> TrainConfig
     )
 
 
-def run(folder: Path, *, seed: int, resume: bool, say: Callable[[str], None]) -> None:
+def run(folder: Path, *, seed: int, resume: bool, say: Callable[[str], None], device: str = "cpu") -> None:
     """Train all stages, evaluate each on test scenes, and leave tables and pictures in ``folder``.
 
     With ``resume``, stages that are done are loaded and the one that was stopped goes on.
@@ -93,7 +94,7 @@ def run(folder: Path, *, seed: int, resume: bool, say: Callable[[str], None]) ->
         results[name] = trainer.run(progress=True)
 
     spec = NetSpec(classifier="tiny_vgg", num_classes=classes, channels=scenes.channels)
-    classifier = spec.build(seed)
+    classifier = spec.build(seed).to(device)
     val_crops = digit_crops("val", count=200, seed=seed)
     train("classifier", classifier, crops, val_crops, classifier_config(seed), spec)
     scores = results["classifier"].scores
@@ -167,7 +168,8 @@ def _draw_heat_map(dense: nn.Sequential, path: Path, seed: int) -> None:
     scene = DigitScenes("val", (256, 384), count=1, seed=seed).example(0)
     dense.eval()
     with no_grad():
-        probability = ops.softmax(dense(Tensor(scene.image[None])), dim=1).numpy()[0]  # (K, i, j)
+        scores = dense(Tensor(scene.image[None]).to(device_of(dense))).to("cpu")
+        probability = ops.softmax(scores, dim=1).numpy()[0]  # (K, i, j)
     is_digit = 1 - probability[0]
     size = scene.image.shape[1], scene.image.shape[2]
     columns = [to_picture(scene.image), pictures.heat(is_digit, size)]

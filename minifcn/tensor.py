@@ -32,7 +32,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from minifcn import anomaly
-from minifcn_kernels.dispatch import FLOATS, Policy, current_policy, use_policy
+from minifcn.arrays import as_array, check_cotangent, check_device, constant, tensor_data
+from minifcn_kernels.cuda.device import device_of, is_cupy, module_of, to_device
+from minifcn_kernels.dispatch import Policy, current_policy, use_policy
 from minifcn_kernels.jit import Array
 
 Scalar: TypeAlias = float | int | np.floating[Any] | np.integer[Any]
@@ -98,24 +100,29 @@ class Function:
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run forward on the arrays of ``inputs`` and record the call where a gradient may be asked for.
 
-        Inputs are tensors of one dtype, or constants: arrays of that dtype, None, or scalars, which take it.
+        Inputs are tensors of one dtype and device, or constants: arrays of both, None, or scalars, which take them.
         """
         function, name, recording = cls(), cls.__name__, _recording.get()
         tensors = [x for x in inputs if isinstance(x, Tensor)]
-        dtype = tensors[0]._data.dtype if tensors else None
+        first = tensors[0]._data if tensors else None
+        dtype = None if first is None else first.dtype
         arrays, nodes, versions = [], [], []
         for x in inputs:
             if isinstance(x, Tensor):
                 if x._data.dtype != dtype:
                     raise TypeError(f"{name}: mixes {dtype} and {x._data.dtype} tensors; convert one of them")
+                check_device(name, x._data, tensors[0]._data)
                 arrays.append(x._data)
                 nodes.append(x._creator or x if recording and x.requires_grad else None)
                 versions.append((x._version, x._version[0]))
             else:
-                arrays.append(_constant(name, x, dtype))
+                arrays.append(constant(name, x, first))
                 nodes.append(None)
         function.needs = tuple([node is not None for node in nodes])
-        data = np.asarray(function.forward(*arrays, **options))  # NumPy reduces to scalars; a tensor holds arrays
+        try:
+            data = as_array(function.forward(*arrays, **options))  # NumPy reduces to scalars; a tensor holds arrays
+        except MemoryError as error:
+            raise MemoryError(f"{name}: {error}") from error
         if dtype is not None and data.dtype != dtype:
             raise TypeError(f"{name}.forward must return the dtype of its inputs, {dtype}, got {data.dtype}")
         if anomaly.detecting():
@@ -158,7 +165,7 @@ class Function:
         for i, node in enumerate(self.inputs):
             if node is None or grads[i] is None:
                 continue
-            g = np.asarray(grads[i])
+            g = as_array(grads[i])
             if g.shape != self._shapes[i] or g.dtype != self._dtype:
                 raise ValueError(
                     f"{name}.backward returned a gradient of shape {g.shape} and dtype {g.dtype} for input {i}, "
@@ -179,7 +186,7 @@ class Tensor:
     """An array that remembers how it was made.
 
     Args:
-        data: anything NumPy can make an array of. float32 and float64 arrays keep their dtype and are not copied;
+        data: anything NumPy can make an array of, or a CuPy array. Those of float32 and float64 stay so, not copied;
             all else (numbers, lists, integer arrays) becomes float32. Class labels are no tensors: pass plain arrays.
         requires_grad: whether `backward` should leave a gradient in ``grad``.
 
@@ -196,11 +203,7 @@ class Tensor:
     def __init__(self, data: Any, *, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(data): data is a Tensor already; use it as it is, or .detach() it")
-        array = np.asarray(data)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"Tensor(data): data must be numbers, got {array.dtype}")
-        keep = isinstance(data, np.ndarray | np.generic) and array.dtype in FLOATS
-        self._data: Array = array if keep else array.astype(np.float32)
+        self._data: Array = tensor_data(data)
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self._creator: Function | None = None
@@ -224,11 +227,12 @@ class Tensor:
 
     @data.setter
     def data(self, array: Array) -> None:
-        array = np.asarray(array)
+        array = as_array(array)
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError(
                 f"data must keep shape {self.shape} and dtype {self.dtype}, got {array.shape} and {array.dtype}"
             )
+        check_device("data", array, self._data)
         self._data = array
         self.mark_changed()
 
@@ -245,6 +249,11 @@ class Tensor:
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return self._data.dtype
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return device_of(self._data)
 
     @property
     def ndim(self) -> int:
@@ -266,13 +275,8 @@ class Tensor:
         if grad is None:
             if self._data.size != 1:
                 raise ValueError(f"backward: pass grad, the cotangent; only one number has a default, not {self.shape}")
-            grad = np.ones(self.shape, self.dtype)
-        elif not isinstance(grad, np.ndarray):
-            raise TypeError(f"backward: grad must be an array, got {type(grad).__name__}")
-        elif grad.shape != self.shape or grad.dtype != self.dtype:
-            raise ValueError(
-                f"backward: grad must have shape {self.shape} and dtype {self.dtype}, got {grad.shape} and {grad.dtype}"
-            )
+            grad = module_of(self._data).ones(self.shape, self.dtype)
+        check_cotangent(grad, self._data)
         _backpropagate(self._creator or self, grad)
 
     def _receive(self, grad: Array, *, owned: bool) -> None:
@@ -300,14 +304,17 @@ class Tensor:
         return float(self._data.item())
 
     def numpy(self) -> Array:
-        """Return the array (not a copy)."""
+        """Return the array (not a copy). On a GPU this raises a TypeError: nothing is moved without being asked to."""
+        if is_cupy(self._data):
+            raise TypeError('numpy: this tensor is on a GPU; write .to("cpu").numpy()')
         return self._data
 
     def __repr__(self) -> str:
         op = "leaf" if self._creator is None else type(self._creator).__name__
-        values = np.array2string(self._data, threshold=20, precision=4, separator=", ")
+        values = np.array2string(to_device(self._data, "cpu"), threshold=20, precision=4, separator=", ")
+        device = f", device={self.device}" if is_cupy(self._data) else ""
         grad = ", requires_grad" if self.requires_grad and self._creator is None else ""
-        return f"Tensor({values}, shape={self.shape}, dtype={self.dtype}, op={op}{grad})"
+        return f"Tensor({values}, shape={self.shape}, dtype={self.dtype}{device}, op={op}{grad})"
 
     def __add__(self, other: Tensor | Array | Scalar) -> Tensor:
         return basic.add(self, other)
@@ -362,6 +369,10 @@ class Tensor:
         """See `ops.reshape`."""
         return movement.reshape(self, *shape)
 
+    def to(self, device: str) -> Tensor:
+        """See `ops.to`."""
+        return movement.to(self, device)
+
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         """See `ops.transpose`."""
         return movement.transpose(self, dim0, dim1)
@@ -377,17 +388,6 @@ class Tensor:
     def sqrt(self) -> Tensor:
         """See `ops.sqrt`."""
         return basic.sqrt(self)
-
-
-def _constant(op: str, value: Any, dtype: np.dtype[Any] | None) -> Any:
-    """Make a constant operand an array; nothing that is not a tensor changes the result's dtype."""
-    if value is None:
-        return None
-    if dtype is not None and isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype != dtype:
-        raise TypeError(f"{op}: mixes a {dtype} tensor and a {value.dtype} array; convert one of them")
-    if dtype is None and getattr(value, "dtype", None) not in FLOATS:
-        return np.asarray(value, np.float32)  # as in the constructor of Tensor
-    return np.asarray(value, dtype)
 
 
 def _backpropagate(root: Node, grad: Array) -> None:
@@ -415,7 +415,7 @@ def _backpropagate(root: Node, grad: Array) -> None:
                 elif node in owned:
                     pending[node] += g
                 else:
-                    pending[node] = np.asarray(pending[node] + g)
+                    pending[node] = as_array(pending[node] + g)
                     owned.add(node)
         function._release()
     for leaf, total in pending.items():

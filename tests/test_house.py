@@ -16,7 +16,7 @@ import minifcn_kernels
 # From the ground floor up. A part may import the parts below its own floor, and itself.
 FLOORS = [
     {"kernels", "random"},
-    {"anomaly", "data"},
+    {"anomaly", "arrays", "data"},
     {"tensor"},
     {"ops", "trace"},
     {"nn"},

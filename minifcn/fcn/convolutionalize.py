@@ -47,6 +47,7 @@ def _as_convolution(name: str, linear: nn.Linear, flattened: tuple[int, int, int
         )
     with nn.init.blank():
         convolution = nn.Conv2d(C, out_features, (H, W), bias=linear.bias is not None)
+    convolution.to(linear.weight.device)
     convolution.weight.data[...] = linear.weight.data.reshape(out_features, C, H, W)
     if linear.bias is not None and convolution.bias is not None:
         convolution.bias.data[...] = linear.bias.data

@@ -8,6 +8,7 @@ import numpy as np
 
 from minifcn import nn, ops
 from minifcn.fcn.geometry import Fusion, minimum_padding, plan_skips, running_windows
+from minifcn.nn.module import device_of
 from minifcn.nn.window import Chain, Crop, Geometry, Window
 from minifcn.tensor import Tensor
 from minifcn_kernels.spatial import Pair
@@ -78,6 +79,7 @@ class FCN(nn.Module):
         self.upsample = nn.Sequential(
             upsample | {"final": _bilinear_layer(num_classes, self.plan.upsample, learned=False)}
         )
+        self.to(device_of(backbone))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores (N, num_classes, H, W) of images x (N, C, H, W)."""
@@ -125,8 +127,7 @@ class FCN(nn.Module):
         if unknown:
             raise ValueError(f"start_from: the coarser net's {', '.join(unknown[:5])} have no place in this one")
         for name, parameter in theirs.items():
-            mine[name].data[...] = parameter.data
-            mine[name].mark_changed()
+            mine[name].copy_from(parameter.data)
         return self
 
     def tapped_maps(self, x: Tensor) -> dict[int, Tensor]:

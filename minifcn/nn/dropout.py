@@ -16,6 +16,7 @@ from minifcn.nn.module import Module
 from minifcn.nn.window import Window
 from minifcn.random import stream
 from minifcn.tensor import Tensor
+from minifcn_kernels.cuda.device import to_device
 
 _moment: ContextVar[tuple[int, int, int] | None] = ContextVar("moment", default=None)
 
@@ -54,7 +55,8 @@ class Dropout(Module):
             )
         seed, step, microbatch = moment
         draw = stream(seed, self.path, microbatch, step).random(x.shape, dtype="float32")
-        return ops.dropout(x, self.p, mask=draw >= self.p)
+        # Drawn on the CPU, so that a GPU drops the same.
+        return ops.dropout(x, self.p, mask=to_device(draw >= self.p, x.device))
 
     def window(self) -> Window:
         return Window()

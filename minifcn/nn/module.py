@@ -11,6 +11,7 @@ import numpy as np
 from minifcn.nn.state import check_state
 from minifcn.nn.window import Geometry
 from minifcn.tensor import Tensor
+from minifcn_kernels.cuda.device import to_device
 from minifcn_kernels.jit import Array
 
 
@@ -30,6 +31,18 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=lr_multiplier != 0)
         self.lr_multiplier = lr_multiplier
         self.decay_multiplier = decay_multiplier
+
+    def copy_from(self, values: Array) -> None:
+        """Take over ``values``, of whatever device and float dtype."""
+        self.data[...] = to_device(values, self.device)
+        self.mark_changed()
+
+    def move_to(self, device: str) -> None:
+        """Move the values and the gradient; see `Module.to`."""
+        if device != self.device:
+            self._data = to_device(self._data, device)
+            self.grad = None if self.grad is None else to_device(self.grad, device)
+            self.mark_changed()
 
 
 class Module:
@@ -108,7 +121,7 @@ class Module:
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Copy arrays into the parameters of the same paths.
+        """Copy arrays, of whatever device, into the parameters of the same paths.
 
         Raises:
             ValueError: paths are missing or unknown, or shapes differ; all are named, and nothing is loaded.
@@ -116,8 +129,7 @@ class Module:
         parameters = dict(self.named_parameters())
         check_state({name: parameter.shape for name, parameter in parameters.items()}, state)
         for name, parameter in parameters.items():
-            parameter.data[...] = state[name]
-            parameter.mark_changed()
+            parameter.copy_from(state[name])
 
     def train(self, mode: bool = True) -> Self:
         """Set ``training`` here and below; returns the module."""
@@ -133,6 +145,19 @@ class Module:
         """Forget all gradients."""
         for parameter in self.parameters():
             parameter.zero_grad()
+
+    def to(self, device: str) -> Self:
+        """Move every parameter, with its gradient, to ``"cpu"`` or ``"cuda"``; returns the module.
+
+        An optimizer's velocities stay behind: make it afterwards.
+
+        Raises:
+            ValueError: no device has that name.
+            DeviceError: there is no GPU; says why.
+        """
+        for parameter in self.parameters():
+            parameter.move_to(device)
+        return self
 
     def _describe(self) -> str:
         """Return what `repr` shows between the parentheses of a module without children: its options and shapes."""
@@ -155,6 +180,11 @@ def evaluating(net: Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def device_of(module: Module) -> str:
+    """Return where a module's parameters are: ``"cpu"``, also if there are none, or ``"cuda"``."""
+    return next((parameter.device for parameter in module.parameters()), "cpu")
 
 
 def parameter_count(module: Module) -> int:

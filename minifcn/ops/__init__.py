@@ -5,7 +5,7 @@ from minifcn.ops.basic import exp, log, matmul, sqrt
 from minifcn.ops.conv import conv2d, conv_transpose2d, linear
 from minifcn.ops.crop import crop, fuse
 from minifcn.ops.loss import cross_entropy
-from minifcn.ops.movement import cat, pad, permute, reshape, transpose
+from minifcn.ops.movement import cat, pad, permute, reshape, to, transpose
 from minifcn.ops.norm import local_response_norm
 from minifcn.ops.pool import avg_pool2d, max_pool2d
 from minifcn.ops.reduction import max, mean, sum
@@ -35,5 +35,6 @@ __all__ = [
     "softmax",
     "sqrt",
     "sum",
+    "to",
     "transpose",
 ]

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from minifcn.arrays import check_device
 from minifcn.tensor import Function, Tensor
+from minifcn_kernels.cuda.device import is_array
 from minifcn_kernels.jit import Array
 
 
@@ -84,10 +86,11 @@ def dropout(x: Tensor, p: float, *, mask: Array) -> Tensor:
     The mask is an argument, not drawn here, so that the op stays a function: see `nn.Dropout` for where it comes from.
 
     Raises:
-        ValueError: p is outside 0 ≤ p < 1, or the mask has another shape than x.
+        ValueError: p is outside 0 ≤ p < 1, or the mask has another shape than x, or is on another device.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must satisfy 0 <= p < 1, got {p}")
-    if not isinstance(mask, np.ndarray) or mask.shape != x.shape:
+    if not is_array(mask) or mask.shape != x.shape:
         raise ValueError(f"dropout: mask must be an array of x's shape {x.shape}, got {getattr(mask, 'shape', mask)}")
+    check_device("dropout", mask, x.data)
     return Dropout.apply(x, p=p, mask=mask)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 import minifcn_kernels as kernels
 from minifcn.tensor import Function, Tensor
 from minifcn_kernels.cross_entropy.contract import Reduction
+from minifcn_kernels.cuda.device import is_array
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array
 
@@ -45,7 +44,7 @@ def cross_entropy(
         ValueError: logits have neither two nor four axes, target or mask do not fit them, a target is no class, or an
             unknown reduction.
     """
-    if not isinstance(target, np.ndarray):
+    if not is_array(target):
         raise TypeError(f"cross_entropy: target must be an integer array, got {type(target).__name__}")
     if logits.ndim not in (2, 4):
         raise ValueError(f"cross_entropy: logits must be (N, C, H, W) or (N, C), got shape {logits.shape}")

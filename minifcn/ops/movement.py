@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from minifcn.tensor import Function, Tensor
+from minifcn_kernels.cuda.device import device_of, is_cupy, module_of, to_device
 from minifcn_kernels.jit import Array
 
 
@@ -30,7 +31,7 @@ class Transpose(Function):
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         (axes,) = self.saved
-        return (grad.transpose(np.argsort(axes)),)
+        return (grad.transpose(inverse(axes)),)
 
 
 class GetItem(Function):
@@ -42,10 +43,13 @@ class GetItem(Function):
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         shape, index = self.saved
-        grad_a = np.zeros(shape, grad.dtype)
+        grad_a = module_of(grad).zeros(shape, grad.dtype)
         parts = index if isinstance(index, tuple) else (index,)
         if all(part is None or part is ... or isinstance(part, int | np.integer | slice) for part in parts):
             grad_a[index] = grad  # nothing is taken twice, and this is 60 times as fast
+        elif is_cupy(grad):
+            # CuPy would add by atomics, in an order that differs from run to run.
+            raise NotImplementedError('GetItem: on a GPU, only ints and slices have a gradient; .to("cpu") first')
         else:
             np.add.at(grad_a, index, grad)
         return (grad_a,)
@@ -55,7 +59,7 @@ class Cat(Function):
     """Tensors joined along one axis; the gradient is cut at the seams."""
 
     def forward(self, *arrays: Array, dim: int) -> Array:
-        self.save(np.cumsum([a.shape[dim] for a in arrays])[:-1], dim)
+        self.save(np.cumsum([a.shape[dim] for a in arrays])[:-1].tolist(), dim)
         return np.concatenate(arrays, axis=dim)
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
@@ -76,6 +80,33 @@ class Pad(Function):
         ((left, right, top, bottom),) = self.saved
         H, W = grad.shape[-2:]
         return (grad[..., top : H - bottom, left : W - right],)
+
+
+class To(Function):
+    """The same numbers on another device; the gradient comes back."""
+
+    def forward(self, a: Array, *, device: str) -> Array:
+        self.save(device_of(a))
+        return to_device(a, device)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        (device,) = self.saved
+        return (to_device(grad, device),)
+
+
+def inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    """Return the permutation that undoes ``axes``."""
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+def to(x: Tensor, device: str) -> Tensor:
+    """Return x on ``"cpu"`` or ``"cuda"``, the current GPU; x itself if it is there.
+
+    Raises:
+        ValueError: no device has that name.
+        DeviceError: there is no GPU; says why.
+    """
+    return x if device == x.device else To.apply(x, device=device)
 
 
 def reshape(x: Tensor, *shape: int) -> Tensor:

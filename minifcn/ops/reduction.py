@@ -9,7 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from minifcn.ops.movement import inverse
 from minifcn.tensor import Function, Tensor
+from minifcn_kernels.cuda.device import module_of
 from minifcn_kernels.jit import Array
 
 Dim: TypeAlias = int | tuple[int, ...] | None
@@ -41,8 +43,8 @@ class Max(Function):
         moved = a.transpose(order)  # the reduced axes come last
         rows = moved.reshape(grad.size, math.prod(a.shape[axis] for axis in axes))  # one row for each maximum
         rows_grad = np.zeros_like(rows)
-        rows_grad[np.arange(grad.size), rows.argmax(axis=1)] = grad.ravel()
-        return (rows_grad.reshape(moved.shape).transpose(np.argsort(order)),)
+        rows_grad[module_of(a).arange(grad.size), rows.argmax(axis=1)] = grad.ravel()
+        return (rows_grad.reshape(moved.shape).transpose(inverse(order)),)
 
 
 def _axes(dim: Dim, ndim: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from minifcn.data.dataset import Dataset
 from minifcn.nn import Module, evaluating
+from minifcn.nn.module import device_of
 from minifcn.tensor import Tensor, no_grad
 from minifcn.training.metrics import confusion_matrix
 from minifcn_kernels.jit import Array
@@ -59,5 +60,5 @@ def check_class_count(scored: int, dataset: Dataset) -> None:
 
 def _scores(net: Module, image: npt.NDArray[np.float32]) -> Array:
     with evaluating(net), no_grad():
-        logits: Tensor = net(Tensor(image[None]))
-    return logits.numpy()[0]
+        logits: Tensor = net(Tensor(image[None]).to(device_of(net)))
+    return logits.to("cpu").numpy()[0]

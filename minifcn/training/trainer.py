@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from minifcn import nn, ops
 from minifcn.data.dataset import Dataset
+from minifcn.nn.module import device_of
 from minifcn.tensor import Tensor
 from minifcn.training import checkpoint, log, metrics
 from minifcn.training.batches import microbatches, total_weight
@@ -32,6 +33,8 @@ from minifcn.training.checkpoint import Checkpoint, CheckpointError
 from minifcn.training.config import TrainConfig
 from minifcn.training.evaluation import check_class_count, evaluate
 from minifcn.training.sgd import SGD
+from minifcn_kernels.cuda.device import to_device
+from minifcn_kernels.jit import Array
 
 _METRICS = "metrics.jsonl"
 MODEL, _OPTIMIZER = "model/", "optimizer/"  # what the names of a checkpoint's arrays begin with
@@ -56,7 +59,8 @@ class Trainer:
     A training is begun by `run`, or continued by `resume` and then `run`.
 
     Args:
-        net: scores classes by logits (N, K, H, W), or a classifier by (N, K). It is trained in place.
+        net: scores classes by logits (N, K, H, W), or a classifier by (N, K). It is trained in place, on the device
+            that it is on.
         train_set: what to train on: scenes with a label for every pixel, or crops with one class each.
         config: how.
         folder: the run's folder, made if absent.
@@ -92,6 +96,7 @@ class Trainer:
         self.meta: dict[str, Any] = json.loads(json.dumps(settings))
         self.optimizer = SGD(net, config.lr, config.momentum, config.weight_decay, config.clip_norm)
         self.step = 0
+        self.device = device_of(net)
         self._class_weight = None if config.class_weight is None else np.array(config.class_weight, np.float32)
         self._metrics = self.folder / _METRICS
         self._records: list[log.Record] = []  # what metrics.jsonl holds
@@ -198,18 +203,22 @@ class Trainer:
         batches = microbatches(self.train_set, config.seed, self.step, config.batch_size, config.accumulate)
         # The mean's divisor is of all the step's pixels. (A step without any has loss 0, whatever divides it.)
         divisor = (total_weight(batches, self._class_weight) or 1.0) if config.reduction == "mean" else 1.0
+        weight = None if self._class_weight is None else self._moved(self._class_weight)
         loss = 0.0
         self.optimizer.zero_grad()
         for microbatch, (images, labels) in enumerate(batches):
             with nn.random_state(config.seed, self.step, microbatch):
-                logits = self.net(Tensor(images))
+                logits = self.net(Tensor(images).to(self.device))
             check_class_count(logits.shape[1], self.train_set)
-            part = ops.cross_entropy(logits, labels, weight=self._class_weight, reduction="sum") / divisor
+            part = ops.cross_entropy(logits, self._moved(labels), weight=weight, reduction="sum") / divisor
             loss += part.item()
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss}")
             part.backward()
         return loss
+
+    def _moved(self, array: Array) -> Array:
+        return to_device(array, self.device)
 
     def _log(self, record: log.Record) -> None:
         self._records.append(record)
@@ -236,7 +245,9 @@ class Trainer:
         }
         with _uninterrupted():
             log.sync(self._metrics)
-            checkpoint.save(self.folder, self.step, arrays, {**self.meta, "step": self.step})
+            # A checkpoint knows no devices: it can be loaded on any.
+            saved = {name: to_device(array, "cpu") for name, array in arrays.items()}
+            checkpoint.save(self.folder, self.step, saved, {**self.meta, "step": self.step})
             self._saved_step = self.step
 
     def _load(self, saved: Checkpoint) -> None:

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+class DeviceError(RuntimeError):
+    """A GPU was asked for and there is none that can be used; the message says why, and what to do about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a device can run: its name, compute capability, and how large a launch may be."""
@@ -58,18 +62,23 @@ def module_of(array: Any) -> ModuleType:
 
 
 def device_of(array: Any) -> str:
-    """Return ``"cpu"``, or ``"cuda:0"`` for an array on the first GPU."""
-    return f"cuda:{array.device.id}" if is_cupy(array) else "cpu"
+    """Return ``"cpu"`` or ``"cuda"``."""
+    return "cuda" if is_cupy(array) else "cpu"
+
+
+def _place(array: Any) -> str:
+    return f"GPU {array.device.id}" if is_cupy(array) else "the CPU"
 
 
 def check_same(where: str, arrays: Sequence[tuple[str, Any]]) -> None:
     """Raise a ValueError that begins with ``where`` and names both unless all named ``arrays`` are in one place."""
-    first, *others = arrays
+    if not any(is_cupy(array) for _, array in arrays):
+        return
+    (first, there), *others = arrays
     for name, array in others:
-        if device_of(array) != device_of(first[1]):
+        if _place(array) != _place(there):
             raise ValueError(
-                f"{where}: {first[0]} is on {device_of(first[1])} but {name} is on {device_of(array)}; "
-                f"move one of them by .to()"
+                f"{where}: {first} is on {_place(there)} but {name} on {_place(array)}; move one of them by .to()"
             )
 
 
@@ -97,11 +106,11 @@ def cupy() -> Any:
     """Return the module ``cupy``.
 
     Raises:
-        RuntimeError: there is no GPU, or no CuPy; says why.
+        DeviceError: there is no GPU, or no CuPy.
     """
     reason = missing()
     if reason is not None:
-        raise RuntimeError(f"backend 'cuda' is not available: {reason}")
+        raise DeviceError(f"device 'cuda' is not available: {reason}")
     return sys.modules["cupy"]
 
 
@@ -110,13 +119,13 @@ def to_device(array: Array, name: str) -> Array:
 
     Raises:
         ValueError: no device has that name.
-        RuntimeError: there is no GPU; says why.
+        DeviceError: there is no GPU.
     """
     if name not in ("cpu", "cuda"):
         raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}")
     if name == "cuda":
         return cupy().asarray(array)
-    return cupy().asnumpy(array) if is_cupy(array) else array
+    return sys.modules["cupy"].asnumpy(array) if is_cupy(array) else array
 
 
 def current() -> int:
