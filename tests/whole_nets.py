@@ -1,5 +1,7 @@
 """Whole nets with a loss at the end, at a point where nothing in them is idle."""
 
+import numpy as np
+
 from minifcn import Tensor, nn, ops
 from minifcn.random import stream
 
@@ -24,6 +26,15 @@ def drawn_anew(net, seed=0):
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             parameter.data = nn.init.he_normal(parameter.shape, stream(seed, name))
+    return net
+
+
+def in_float64(net):
+    """Return the net with every parameter in float64, where sums taken in two orders still agree to 1e-12."""
+    for _, module in net.named_modules():
+        for name, p in list(vars(module).items()):
+            if isinstance(p, nn.Parameter):
+                setattr(module, name, nn.Parameter(p.data.astype(np.float64), lr_multiplier=p.lr_multiplier))
     return net
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from minifcn import nn, ops
 from minifcn.fcn.geometry import Fusion, minimum_padding, plan_skips, running_windows
+from minifcn.fcn.upsample import bilinear_upsampling
 from minifcn.nn.module import device_of
 from minifcn.nn.window import Chain, Crop, Geometry, Window
 from minifcn.tensor import Tensor
@@ -73,12 +74,10 @@ class FCN(nn.Module):
         coarse = list(taps)[:-1]
         learned = upsampling == "learned"
         upsample = {
-            f"stride{s}": _bilinear_layer(num_classes, fusion.upsample, learned=learned)
+            f"stride{s}": _upsampling(num_classes, fusion.upsample, learned=learned)
             for s, fusion in zip(coarse, self.plan.fusions, strict=True)
         }
-        self.upsample = nn.Sequential(
-            upsample | {"final": _bilinear_layer(num_classes, self.plan.upsample, learned=False)}
-        )
+        self.upsample = nn.Sequential(upsample | {"final": _upsampling(num_classes, self.plan.upsample, learned=False)})
         self.to(device_of(backbone))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,13 +205,8 @@ def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-def _bilinear_layer(num_classes: int, window: Window, *, learned: bool) -> nn.ConvTranspose2d:
-    """Return bilinear upsampling; fixed, each class is a group of its own, so that it costs C filters and not C²."""
-    groups = 1 if learned else num_classes
-    layer = nn.ConvTranspose2d(num_classes, num_classes, window.kernel, window.stride, groups=groups, bias=False)
-    weights = nn.init.bilinear(num_classes, window.kernel, groups=groups)
-    layer.weight = nn.Parameter(weights, lr_multiplier=1.0 if learned else 0.0)
-    return layer
+def _upsampling(num_classes: int, window: Window, *, learned: bool) -> nn.ConvTranspose2d:
+    return bilinear_upsampling(num_classes, window.kernel, window.stride, learned=learned)
 
 
 def _common_size(coarse: tuple[int, ...], coarse_offset: Pair, fine: tuple[int, ...], fine_offset: Pair) -> Pair:
