@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from minifcn import ops
-from minifcn.data.dataset import VOID
 from minifcn.tensor import Tensor
 from minifcn_kernels.cross_entropy.contract import Reduction
 from minifcn_kernels.jit import Array
@@ -32,7 +31,7 @@ def sample_loss(
     rng: np.random.Generator,
     *,
     weight: Array | None = None,
-    ignore_index: int = VOID,
+    ignore_index: int = 255,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Return the cross-entropy of the cells that `sample_labels` keeps; see there and `ops.cross_entropy`.
@@ -45,7 +44,7 @@ def sample_loss(
 
 
 def sample_labels(
-    target: Array, keep: float | Sequence[float], rng: np.random.Generator, *, ignore_index: int = VOID
+    target: Array, keep: float | Sequence[float], rng: np.random.Generator, *, ignore_index: int = 255
 ) -> Array:
     """Return ``target`` with each label kept with its probability, independently, and else ``ignore_index``.
 

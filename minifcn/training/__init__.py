@@ -1,6 +1,6 @@
 """Training and evaluation: the solver, the loop, the paper's metrics, and checkpoints that survive anything."""
 
-from minifcn.training import checkpoint, metrics
+from minifcn.training import checkpoint, metrics, regimes
 from minifcn.training.checkpoint import CheckpointError
 from minifcn.training.config import TrainConfig
 from minifcn.training.evaluation import evaluate, predict
@@ -18,4 +18,5 @@ __all__ = [
     "evaluate",
     "metrics",
     "predict",
+    "regimes",
 ]

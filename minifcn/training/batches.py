@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minifcn.data.dataset import VOID, Dataset, order
+from minifcn.fcn.sampling import sample_labels
+from minifcn.random import stream
 
 
 class Batch(NamedTuple):
@@ -49,6 +51,14 @@ def microbatches(dataset: Dataset, seed: int, step: int, batch_size: int, accumu
                 )
         batches.append(Batch(np.stack([e.image for e in batch]), np.stack([e.label for e in batch])))
     return batches
+
+
+def sampled(batches: Sequence[Batch], keep: float | Sequence[float], seed: int, step: int) -> list[Batch]:
+    """Return the micro-batches of a step with only a random part of their labels kept, the rest void (FCN §3.4)."""
+    return [
+        Batch(images, sample_labels(labels, keep, stream(seed, "sampling", microbatch, step)))
+        for microbatch, (images, labels) in enumerate(batches)
+    ]
 
 
 def total_weight(batches: Sequence[Batch], class_weight: npt.NDArray[np.floating] | None) -> float:

@@ -22,6 +22,8 @@ class TrainConfig:
         accumulate: micro-batches in a step.
         reduction: "mean" or "sum". A sum over 250,000 pixels wants a learning rate smaller by as much.
         class_weight: what a pixel of each class counts; 1 if None.
+        keep: with what probability a pixel counts in a step at all, one number or one per class; all do if None. A step
+            then has fewer pixels; more images make up for it (FCN §3.4, see `fcn.sample_labels`).
         seed: names the order of the samples and the dropout masks.
         evaluate_every: steps between evaluations on the validation set; the last step is followed by one, too.
         checkpoint_every: steps between checkpoints; the last step is followed by one, too.
@@ -40,6 +42,7 @@ class TrainConfig:
     accumulate: int = 1
     reduction: Literal["mean", "sum"] = "mean"
     class_weight: tuple[float, ...] | None = None
+    keep: float | tuple[float, ...] | None = None
     seed: int = 0
     evaluate_every: int = 100
     checkpoint_every: int = 100

@@ -28,7 +28,7 @@ from minifcn.data.dataset import Dataset
 from minifcn.nn.module import device_of
 from minifcn.tensor import Tensor
 from minifcn.training import checkpoint, log, metrics
-from minifcn.training.batches import microbatches, total_weight
+from minifcn.training.batches import microbatches, sampled, total_weight
 from minifcn.training.checkpoint import Checkpoint, CheckpointError
 from minifcn.training.config import TrainConfig
 from minifcn.training.evaluation import check_class_count, evaluate
@@ -201,6 +201,8 @@ class Trainer:
         """Add up the gradient of the next step's loss over its micro-batches, in their order; return the loss."""
         config = self.config
         batches = microbatches(self.train_set, config.seed, self.step, config.batch_size, config.accumulate)
+        if config.keep is not None:
+            batches = sampled(batches, config.keep, config.seed, self.step)
         # The mean's divisor is of all the step's pixels. (A step without any has loss 0, whatever divides it.)
         divisor = (total_weight(batches, self._class_weight) or 1.0) if config.reduction == "mean" else 1.0
         weight = None if self._class_weight is None else self._moved(self._class_weight)
@@ -297,11 +299,13 @@ def _check_data(train_set: Dataset, validation: Dataset | None, config: TrainCon
             f"Trainer: the classes of validation, {validation.classes}, are not those of train_set, "
             f"{train_set.classes}: use splits of one data set"
         )
-    if config.class_weight is not None and len(config.class_weight) != len(train_set.classes):
-        raise ValueError(
-            f"Trainer: class_weight has {len(config.class_weight)} weights for "
-            f"{len(train_set.classes)} classes ({', '.join(train_set.classes)}); give one each"
-        )
+    for name in ("class_weight", "keep"):
+        values = getattr(config, name)
+        if isinstance(values, tuple) and len(values) != len(train_set.classes):
+            raise ValueError(
+                f"Trainer: {name} has {len(values)} numbers for {len(train_set.classes)} classes "
+                f"({', '.join(train_set.classes)}); give one each"
+            )
 
 
 @contextmanager

@@ -74,6 +74,13 @@ def test_ctrl_c_within_a_step_saves_the_steps_before_it(tmp_path, sample, step):
     assert outcome(finish(tmp_path, train_set=Patches())[0]) == outcome(straight)
 
 
+def test_a_training_that_samples_its_loss_goes_on_with_the_same_draws(tmp_path):
+    straight = tiny_trainer(tmp_path / "straight", keep=0.3)
+    straight.run()
+    train_until_stopped(tiny_trainer(tmp_path, train_set=Alarmed(straight.train_set, 4 * 7 + 1), keep=0.3), 7)
+    assert outcome(finish(tmp_path, keep=0.3)[0]) == outcome(straight)
+
+
 @pytest.mark.parametrize(("image", "step"), [(1, 5), (2, 5), (4, 10), (6, 12)])
 def test_ctrl_c_within_an_evaluation_saves_and_the_evaluation_is_made_up_for(tmp_path, undisturbed, image, step):
     train_until_stopped(tiny_trainer(tmp_path, validation=Alarmed(Patches("val", 2), image)), step)
