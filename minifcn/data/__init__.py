@@ -1,4 +1,4 @@
-"""Data: scenes drawn from digits or shapes, folders of images and masks, augmentation, labels as colours."""
+"""Data: scenes of digits or shapes, folders of images and masks, augmentation, masks and depth, labels as colours."""
 
 from minifcn.data import digits, folder, shapes
 from minifcn.data.augment import Augmented
@@ -8,6 +8,7 @@ from minifcn.data.folder import FolderDataset, open_folder
 from minifcn.data.palette import PALETTE, overlay, save_label
 from minifcn.data.pictures import load_image, to_input, to_picture
 from minifcn.data.shapes import ShapeScenes, shape_crops
+from minifcn.data.views import Masked, View, WithDepth
 
 __all__ = [
     "PALETTE",
@@ -18,8 +19,11 @@ __all__ = [
     "DigitScenes",
     "Example",
     "FolderDataset",
+    "Masked",
     "ShapeScenes",
     "Split",
+    "View",
+    "WithDepth",
     "digit_crops",
     "digits",
     "folder",

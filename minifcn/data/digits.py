@@ -11,10 +11,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from minifcn.data.dataset import Split, check_split, split_names
+from minifcn.data.dataset import VOID, Split, check_split, split_names
 from minifcn.data.scenes import OUTLINE, Crops, Glyph, Glyphs, Scenes
 
 CLASSES = ("background", *(f"digit {digit}" for digit in range(10)))
+
+FORMS = ("background", "loops", "curves", "lines")
+"""A second set of labels, for nets with two heads: what a digit is drawn with, loops (0 6 8 9), open curves (2 3 5) or
+lines (1 4 7)."""
+
+_FORM_OF_DIGIT = (1, 3, 2, 2, 3, 2, 1, 3, 1, 1)
+_FORM_OF_LABEL = np.full(256, VOID, np.uint8)
+_FORM_OF_LABEL[: len(CLASSES)] = (0, *_FORM_OF_DIGIT)
+
+
+def forms(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return for labels of digit scenes, of any shape, those of `FORMS`; void stays void."""
+    return _FORM_OF_LABEL[label]
 
 
 @cache

@@ -1,6 +1,6 @@
 """The paper, a file per section.
 
-Convolutionalize (§3.1), stitch (§3.2), upsample (§3.3), sampling (§3.4), geometry and skips (§4.2).
+Convolutionalize (§3.1), stitch (§3.2), upsample (§3.3), sampling (§3.4), geometry and skips (§4.2), streams (§5).
 """
 
 from minifcn.fcn import geometry
@@ -10,11 +10,14 @@ from minifcn.fcn.sampling import images_per_batch, sample_labels, sample_loss
 from minifcn.fcn.scales import feature_scales
 from minifcn.fcn.skip import FCN
 from minifcn.fcn.stitch import rarefy, shift_and_stitch
+from minifcn.fcn.streams import LateFusion, MultiTask
 from minifcn.fcn.upsample import bilinear_upsampling
 
 __all__ = [
     "FCN",
+    "LateFusion",
     "LayerRow",
+    "MultiTask",
     "Summary",
     "bilinear_upsampling",
     "convolutionalize",

@@ -1,0 +1,88 @@
+"""FCN §5, NYUDv2: colour and depth, fused early or late.
+
+A coarse and noisy depth camera sees that an object stands out, where the colour camera cannot tell objects from clutter
+at once. Four trainings from the same classifier of colours: colour alone; depth alone, its filters those of the colours
+added up; depth as a fourth channel of the image, which weighs nothing at first (early fusion); and the first two nets
+side by side, their scores added (late fusion).
+"""
+
+import numpy as np
+from experiment import (
+    FULL,
+    Effort,
+    classifier,
+    folder_of,
+    in_percent,
+    measure,
+    report,
+    scenes,
+    segmenter,
+    settings,
+    train,
+)
+
+from minifcn import fcn, models, pictures
+from minifcn.data import PALETTE, Example, View, WithDepth, to_picture
+from minifcn.data.digits import CLASSES
+from minifcn.training import predict
+
+PAPER = {"colour": 29.2, "depth": "", "early": "", "late": 32.8}
+
+
+class DepthAlone(View):
+    """Scenes with depth, without their colours."""
+
+    channels = 1
+
+    def example(self, index, epoch=0):
+        example = super().example(index, epoch)
+        return Example(example.image[3:], example.label, example.name)
+
+
+def with_first_layer(start, weight):
+    """Return the classifier with other filters in its first layer, for images of as many channels as they have."""
+    net = models.tiny_vgg(len(CLASSES), weight.shape[1])
+    net.load_state_dict({**start.state_dict(), "conv1_1.weight": weight})
+    return net
+
+
+def main(effort: Effort = FULL) -> None:
+    colours = classifier(effort)
+    filters = colours["conv1_1"].weight.data
+    of_depth = with_first_layer(colours, filters.sum(axis=1, keepdims=True))
+    of_both = with_first_layer(colours, np.concatenate([filters, np.zeros_like(filters[:, :1])], axis=1))
+    nets = {
+        "colour": segmenter(colours),
+        "depth": segmenter(of_depth),
+        "early": segmenter(of_both),
+        "late": fcn.LateFusion(segmenter(colours), segmenter(of_depth), channels=3),
+    }
+
+    def seen_by(name, dataset):
+        views = {"colour": dataset, "depth": DepthAlone(WithDepth(dataset, seed=0))}
+        return views.get(name, WithDepth(dataset, seed=0))
+
+    rows = []
+    for name, net in nets.items():
+        train(name, net, seen_by(name, scenes("train")), settings(effort.steps))
+        scores = in_percent(measure(net, seen_by(name, scenes("test", effort.test_scenes))))
+        rows.append((name, *scores, PAPER[name]))
+    draw(nets, seen_by, scenes("test", effort.test_scenes))
+    header = ("net", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "paper's mean IU (NYUDv2)")
+    report("depth", header, rows)
+
+
+def draw(nets, seen_by, test):
+    rows = []
+    for index in range(min(3, len(test))):
+        example = test.example(index)
+        depth = seen_by("depth", test).example(index).image[0]
+        guesses = [PALETTE[predict(net, seen_by(name, test).example(index).image)] for name, net in nets.items()]
+        measured = pictures.heat((depth + 1) / 2, depth.shape)
+        rows.append([to_picture(example.image), measured, *guesses, PALETTE[example.label]])
+    titles = ["colour", "depth", *nets, "ground truth"]
+    pictures.grid(rows, titles).save(folder_of("depth") / "predictions.png")
+
+
+if __name__ == "__main__":
+    main()
