@@ -1,4 +1,4 @@
-"""Every experiment runs, on tiny settings, and leaves its table and its picture; the results page lists each of them."""
+"""Every experiment runs, on tiny settings, and leaves its table and its picture; the results page lists them all."""
 
 import importlib
 import re
