@@ -1,4 +1,4 @@
-"""The door: ``minifcn demo | train | evaluate | predict | inspect | explain``."""
+"""The door: ``minifcn demo | train | evaluate | predict | doctor | inspect | explain``."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from minifcn.data import augment, palette
 from minifcn.data.dataset import DataError, Dataset, Split
 from minifcn.data.pictures import load_image, to_picture
 from minifcn.fcn import FCN, geometry, inspect, summarize
-from minifcn.training import Interrupted, TrainConfig, Trainer, evaluate, metrics, predict
+from minifcn.training import Interrupted, TrainConfig, Trainer, diagnose, evaluate, metrics, predict
 from minifcn_kernels.cuda.device import DeviceError
 
 DEFAULT_RUN = Path("runs/demo/FCN-8s")
@@ -135,6 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--classes", type=_positive, default=21, help="its scores per pixel (default: 21, VOC's)")
     command.add_argument("--out", type=Path, default=Path("."), help="folder for the results (default: here)")
     command.add_argument("--max-side", type=_positive, help="reduce larger images to this many pixels first")
+
+    command = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "why a run does not learn: only background, a loss that does not move",
+        "Looks at a run's net, the images it is trained on and its settings, and says what is not as it should be.",
+    )
+    command.add_argument("run", type=Path, help="a run's folder, or a checkpoint file")
+    _add_data_options(command)
 
     command = _command(
         commands,
@@ -289,21 +299,37 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     trained, net = _loaded_fcn(options.run)
+    dataset = _data_of(trained, options, options.split)
+    confusion = evaluate(net.to(options.device), dataset, progress=True)
+    _print_scores(f"{options.split} ({len(dataset)} images)", metrics.scores(confusion))
+    for name, iu in zip(trained.classes, metrics.per_class_iu(confusion), strict=True):
+        print(f"  IU {name:<16}{100 * iu:6.1f}")
+
+
+def _data_of(trained: nets.TrainedNet, options: argparse.Namespace, split: Split) -> Dataset:
+    """Open a split of what a run was trained on, or of the folder that the command line names."""
     source = trained.meta.get("data")
     if options.data is not None or options.max_side is not None:
         source = _source(options, 0)
     if not isinstance(source, dict):
         raise DataError(f"{options.run} does not say what it was trained on; name a folder by --data")
-    dataset = _open(source, options.split, trained.classes)
+    dataset = _open(source, split, trained.classes)
     if dataset.classes != trained.classes:
         raise DataError(
             f"the classes of the data ({', '.join(dataset.classes)}) are not those of {options.run} "
             f"({', '.join(trained.classes)}); evaluate on a data set of the same"
         )
-    confusion = evaluate(net.to(options.device), dataset, progress=True)
-    _print_scores(f"{options.split} ({len(dataset)} images)", metrics.scores(confusion))
-    for name, iu in zip(trained.classes, metrics.per_class_iu(confusion), strict=True):
-        print(f"  IU {name:<16}{100 * iu:6.1f}")
+    return dataset
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    trained, net = _loaded_fcn(options.run)
+    config = TrainConfig(**trained.meta["config"])
+    findings = diagnose(net, _data_of(trained, options, "train"), config=config)
+    for finding in findings:
+        print(f"- {finding.seen}\n  {finding.remedy}")
+    if not findings:
+        print(f"{options.run}: nothing is wrong that can be seen from here")
 
 
 def _print_scores(what: str, scores: metrics.Scores) -> None:

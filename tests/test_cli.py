@@ -53,6 +53,19 @@ def test_a_folder_of_ones_own_images_is_trained_on_evaluated_and_labelled(own_ru
         assert overlay.size == (41, 37)
 
 
+def test_the_doctor_says_why_a_run_does_not_learn(own_run, tmp_path, capsys):
+    data, run = own_run
+    assert main(["doctor", str(run)]) == 0
+    assert "lr" not in capsys.readouterr().out
+    slow = ["--data", str(data), "--steps", "1", "--accumulate", "2", "--lr", "1e-10", "--out", str(tmp_path / "slow")]
+    assert main(["train", *slow]) == 0
+    capsys.readouterr()
+    assert main(["doctor", str(tmp_path / "slow")]) == 0
+    shown = capsys.readouterr().out
+    assert "- lr 1e-10 with the mean loss\n  that moves nothing." in shown
+    assert "fcn.convolutionalize" in shown
+
+
 def test_a_run_is_resumed_to_more_steps_and_a_fresh_one_does_not_overwrite_it(own_run, capsys):
     data, run = own_run
     options = ["train", "--data", str(data), "--accumulate", "2", "--out", str(run), "--steps", "3"]

@@ -1,6 +1,7 @@
 """What the documentation says is true: links lead somewhere, excerpts are the code, examples run."""
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,39 @@ def test_every_link_leads_to_a_file_of_the_project(page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", prose)
     missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
     assert missing == []
+
+
+def slug(heading):
+    """The anchor that a heading gets: lower case, no punctuation, hyphens for spaces."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_anchor_is_a_heading_of_its_page(page):
+    for target, anchor in re.findall(r"\]\(([^)#]*\.md)?#([^)]+)\)", page.read_text(encoding="utf-8")):
+        linked = (page.parent / target) if target else page
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.M)
+        assert anchor in {slug(heading) for heading in headings}, f"{target}#{anchor}"
+
+
+def test_the_answers_on_the_questions_page_run_and_print_what_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    page = (ROOT / "docs/questions.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^```python\n(.*?)^```\n```text\n(.*?)^```", page, re.S | re.M)
+    assert len(answers) == len(code_blocks(ROOT / "docs/questions.md"))
+    assert len(answers) >= 14
+    namespace = {}
+    for code, shown in answers:
+        exec(compile(code, "docs/questions.md", "exec"), namespace)
+        assert capsys.readouterr().out.strip("\n") == shown.strip("\n")
+
+
+def test_the_questions_page_has_all_twelve_questions_and_the_two_unclear_points():
+    page = (ROOT / "docs/questions.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^## (\d+) ", page, flags=re.M)]
+    assert numbers == list(range(1, 15))
+    sections = re.split(r"^## ", page, flags=re.M)[1:]
+    assert all("```python" in section for section in sections)
 
 
 def test_every_excerpt_on_the_reading_road_is_the_code():

@@ -25,6 +25,7 @@ from minifcn_kernels.jit import Array
 # Learning rates of a mean loss beyond these do not train a net: it stands still, or is thrown about. The paper's are
 # 5e-5 to 1e-3 (FCN §4.3), the demo's are 0.05 and 0.1.
 _SLOWEST, _FASTEST = 1e-7, 10.0
+_TELLING = 1000  # weights: of fewer, trained ones can look as if just drawn
 _BAND = 5  # pixels: the width of PASCAL VOC's void borders
 
 
@@ -108,21 +109,27 @@ def _look_at_weights(net: nn.Module) -> Iterator[Finding]:
             "a score layer begins so and learns at once; any other layer gives no gradient to what is before it and "
             "never learns: draw its weights (nn.init.he_normal), or load them",
         )
-    drawn = [name for name, w in weights.items() if name not in zero and _looks_drawn(w)]
-    if drawn and len(drawn) == len(weights) - len(zero):
+    moments = [_moments(w) for w in weights.values() if w.size >= _TELLING]
+    # A score layer that began at zero and has hardly moved tells nothing about the others.
+    moments = [(square, fourth, n) for square, fourth, n in moments if square > 0.01]
+    if moments and all(_looks_drawn(*layer) for layer in moments):
         yield Finding(
-            f"the weights of all {len(drawn)} layers are distributed as they are drawn before any training",
+            f"the weights of all {len(moments)} large layers are distributed as they are drawn before any training",
             "an FCN is made from a trained classifier (FCN §4.1), and hardly learns without. Load the classifier's "
             "weights before fcn.convolutionalize, or check that loading them did what it should",
         )
 
 
-def _looks_drawn(w: Array) -> bool:
-    """Return whether weights could be a sample of `nn.init.he_normal`: their 2nd and 4th moments are that close."""
-    n = w.size
+def _moments(w: Array) -> tuple[float, float, int]:
+    """Return the mean square and fourth power of weights in units of what `nn.init.he_normal` draws; their number."""
     z = w.astype(np.float64).ravel() * math.sqrt(math.prod(w.shape[1:]) / 2)
-    # For n normal numbers the variance has a standard deviation of √(2/n), the mean fourth power one of √(96/n).
-    return abs((z**2).mean() - 1) < 4 * math.sqrt(2 / n) and abs((z**4).mean() - 3) < 4 * math.sqrt(96 / n)
+    return float((z**2).mean()), float((z**4).mean()), w.size
+
+
+def _looks_drawn(square: float, fourth: float, n: int) -> bool:
+    """Return whether moments are those of n normal numbers: of variance 1, to 4 standard deviations of each."""
+    # The mean square of n normal numbers has a standard deviation of √(2/n), their mean fourth power one of √(96/n).
+    return abs(square - 1) < 4 * math.sqrt(2 / n) and abs(fourth - 3) < 4 * math.sqrt(96 / n)
 
 
 def _look_at_labels(labels: list[npt.NDArray[np.uint8]], classes: tuple[str, ...]) -> Iterator[Finding]:

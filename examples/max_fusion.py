@@ -1,0 +1,47 @@
+"""FCN §4.2: skips that take the maximum of two scores in place of their sum. The paper found them not to learn.
+
+A sum lets a fine score layer of zeros change nothing, and gives both sides the gradient of the result. A maximum passes
+it to the larger side only; and a fine layer of zeros cuts all negative scores off at once.
+"""
+
+from experiment import FULL, Effort, classifier, folder_of, in_percent, measure, report, scenes, segmenter, settings
+from experiment import train as run
+
+from minifcn import fcn, ops, pictures
+from minifcn.data import PALETTE, to_picture
+from minifcn.training import predict
+
+
+class MaxFusion(fcn.FCN):
+    """An FCN whose skips take maxima."""
+
+    def fuse(self, coarse, fine, fusion):
+        fine = ops.crop(fine, fusion.fine_offset, coarse.shape[2:])
+        return coarse + ops.relu(fine - coarse)  # max(coarse, fine)
+
+
+def main(effort: Effort = FULL) -> None:
+    start = classifier(effort)
+    test = scenes("test", effort.test_scenes)
+    nets, rows = {}, []
+    for name, kind in (("sum", fcn.FCN), ("maximum", MaxFusion)):
+        net = nets[name] = segmenter(start, kind=kind)
+        before = measure(net, test)
+        run(name, net, scenes("train"), settings(effort.steps))
+        rows.append((name, f"{100 * before.mean_iu:.1f}", *in_percent(measure(net, test))))
+    draw(nets, test)
+    header = ("fusion", "mean IU before training", "pixel acc.", "mean acc.", "mean IU", "f.w. IU")
+    report("max_fusion", header, rows)
+
+
+def draw(nets, test):
+    rows = []
+    for index in range(min(3, len(test))):
+        example = test.example(index)
+        guesses = [PALETTE[predict(net, example.image)] for net in nets.values()]
+        rows.append([to_picture(example.image), *guesses, PALETTE[example.label]])
+    pictures.grid(rows, ["image", *nets, "ground truth"]).save(folder_of("max_fusion") / "predictions.png")
+
+
+if __name__ == "__main__":
+    main()
