@@ -13,7 +13,6 @@ import numpy as np
 
 from minifcn_kernels.cuda import device, launch
 from minifcn_kernels.cuda.emulator import current_emulation, library
-from minifcn_kernels.cuda.signature import parameters
 
 
 class Device:
@@ -137,7 +136,7 @@ class RawModule:
     def get_function(self, name):
         if "COMPILE ERROR" in self.text:
             raise CompileException(f"{self.path}(1): error: planted")
-        return RawKernel(self.path, name, parameters(self.text, name))
+        return RawKernel(self.path, name, launch.CudaSource(self.path, [name]).parameters(name))
 
 
 class RawKernel:
@@ -186,7 +185,8 @@ def asarray(value, dtype=None):
     return ndarray(np.array(value, dtype))
 
 
-def contiguous(array):
+def contiguous(array, dtype=None):
+    array = asarray(array, dtype)
     return array if array.flags.c_contiguous else ndarray(np.ascontiguousarray(array.host))
 
 

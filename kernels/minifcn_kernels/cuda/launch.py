@@ -102,8 +102,7 @@ class CudaSource:
                     f"{self.path.name}: {kernel!r} is none of its kernels ({', '.join(self.kernels + self.from_sm_80)})"
                 )
             try:
-                # A struct may be declared in a header.
-                headers = [header.read_text(encoding="utf-8") for header in sorted(self.path.parent.glob("*.cuh"))]
+                headers = [header.read_text(encoding="utf-8") for header in beside(self.path)]  # may declare a struct
                 self._parameters[kernel] = parameters("\n".join([*headers, self.text]), kernel)
             except ValueError as error:
                 raise ValueError(f"{self.path}: {kernel}: {error}") from None

@@ -80,13 +80,6 @@ def parameters(text: str, kernel: str) -> tuple[Parameter, ...]:
     return tuple(_parameter(text, p.strip(), types) for p in declared.split(",") if p.strip())
 
 
-def line_of(text: str, kernel: str) -> int:
-    """Return the line of ``text`` at which the body of ``kernel`` begins."""
-    found = re.search(rf"__global__[^;{{}}]*?\b{kernel.partition('<')[0]}\s*\([^)]*\)\s*{{", _without_comments(text))
-    assert found is not None  # `parameters` found it
-    return text.count("\n", 0, found.end()) + 1
-
-
 def _without_comments(text: str) -> str:
     """Blank out comments, so that every other character stays where it is."""
     return re.sub(r"//[^\n]*|/\*.*?\*/", lambda comment: re.sub(r"[^\n]", " ", comment[0]), text, flags=re.DOTALL)

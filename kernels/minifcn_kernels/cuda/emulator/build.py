@@ -22,11 +22,12 @@ HEADERS = HERE.parent / "include"
 
 _COMMON = ["-std=c++17", "-fPIC", "-Wall", "-fno-gnu-unique"]  # unique: libraries would share a template's statics
 _MACHINE = ["-O2", "-g", "-U_FORTIFY_SOURCE"]  # fortified, longjmp refuses to leave one stack for another
+# In DWARF 5, addr2line (binutils 2.40) takes an included file for the one that includes it; hence version 4 below.
 _KERNEL = ["-fno-extern-tls-init", "-Wno-unknown-pragmas", "-Wno-unused"]
 _MODES = {
     "fast": ["-O2"],
-    "check": ["-O1", "-g", "-fsanitize=thread", "-fsanitize=bounds,alignment,integer-divide-by-zero"],
-    "debug": ["-O0", "-g"],
+    "check": ["-O1", "-gdwarf-4", "-fsanitize=thread", "-fsanitize=bounds,alignment,integer-divide-by-zero"],
+    "debug": ["-O0", "-g3"],  # with macros, so that gdb knows threadIdx
 }
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -46,15 +47,14 @@ def missing() -> str | None:
     return None
 
 
-def build_kernel(source: Path, kernel: str, type: str, mode: str) -> Path:
-    """Return the library of one kernel, a name or an instantiation with C++ function pointer ``type``, in ``source``.
+def build_kernel(source: Path, kernel: str, types: tuple[str, ...], mode: str) -> Path:
+    """Return the library of one kernel in ``source``, a name or an instantiation, with parameters of these C++ types.
 
     Raises:
         CompileError: the compiler refuses it.
     """
     # gdb has to find the file; for the rest it is known by its content, wherever it lies.
-    included = source if mode == "debug" else source.name
-    entry = f'#include "{included}"\nEMULATOR_ENTRY({type}, {kernel})\n'
+    entry = _entry(source if mode == "debug" else Path(source.name), kernel, types)
     flags = [*_COMMON, *_KERNEL, *_MODES[mode]]
     machine = _build_machine()
     path = _folder() / f"{source.stem}-{_key([source, *beside(source), *_sources()], [entry, *flags])}.so"
@@ -66,6 +66,19 @@ def build_kernel(source: Path, kernel: str, type: str, mode: str) -> Path:
             _compile(["-shared", folder / "entry.o", machine, "-Wl,-rpath,$ORIGIN", "-o", folder / "library"])
             _put(folder / "library", path)
     return path
+
+
+def _entry(included: Path, kernel: str, types: tuple[str, ...]) -> str:
+    """Return what every CUDA thread of a launch runs, with pointers to the arguments: a call of the kernel.
+
+    The parameters were read from the kernel's text; the compiler confirms that they were read well.
+    """
+    arguments = ", ".join(f"*static_cast<{cpp}*>(arguments[{i}])" for i, cpp in enumerate(types))
+    return f"""#include "{included}"
+#include <type_traits>
+static_assert(std::is_same_v<decltype(&{kernel}), void (*)({", ".join(types)})>, "the launcher misread the parameters");
+extern "C" NOT_CHECKED void emulator_entry(void** arguments) {{ {kernel}({arguments}); }}
+"""
 
 
 def beside(source: Path) -> list[Path]:

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include <type_traits>
-#include <utility>
 
 #include "machine.h"
 
@@ -172,18 +171,3 @@ static inline float __int_as_float(int i) { return emulator::same_bits<float>(i)
 static inline int __float_as_int(float f) { return emulator::same_bits<int>(f); }
 static inline float __uint_as_float(unsigned i) { return emulator::same_bits<float>(i); }
 static inline unsigned __float_as_uint(float f) { return emulator::same_bits<unsigned>(f); }
-
-// ---- The way in. The launcher reads a kernel's parameters from its text; the compiler confirms that it read them well.
-namespace emulator {
-template <class... Parameters, size_t... I>
-NOT_CHECKED void call(void (*kernel)(Parameters...), void** arguments, std::index_sequence<I...>) {
-    kernel(*static_cast<std::remove_const_t<Parameters>*>(arguments[I])...);
-}
-template <class... Parameters>
-NOT_CHECKED void call(void (*kernel)(Parameters...), void** arguments) {
-    call(kernel, arguments, std::index_sequence_for<Parameters...>());
-}
-}  // namespace emulator
-#define EMULATOR_ENTRY(type, ...)                                                                             \
-    static_assert(std::is_same_v<decltype(&__VA_ARGS__), type>, "the launcher misread this kernel's parameters"); \
-    extern "C" NOT_CHECKED void emulator_entry(void** arguments) { emulator::call(&__VA_ARGS__, arguments); }

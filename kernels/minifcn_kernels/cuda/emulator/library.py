@@ -90,7 +90,7 @@ def launch(
         CompileError: the compiler refuses the source.
         KernelError: the kernel did what CUDA forbids.
     """
-    library = _load(source, kernel, f"void (*)({', '.join(p.type for p in parameters)})", emulation.mode)
+    library = _load(source, kernel, tuple(p.type for p in parameters), emulation.mode)
     values: list[Any] = []
     devices: list[tuple[Parameter, NDArray[Any], _DeviceArray]] = []
     for parameter, argument in zip(parameters, arguments, strict=True):
@@ -136,8 +136,8 @@ def _accesses(library: ctypes.CDLL) -> NDArray[Any]:
 
 
 @cache
-def _load(source: Path, kernel: str, type: str, mode: str) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build_kernel(source, kernel, type, mode)))
+def _load(source: Path, kernel: str, types: tuple[str, ...], mode: str) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build_kernel(source, kernel, types, mode)))
     library.emulator_launch.restype = ctypes.c_char_p
     library.emulator_trace.restype = ctypes.c_void_p
     return library

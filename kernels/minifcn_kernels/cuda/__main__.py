@@ -1,0 +1,177 @@
+"""Tools for learners, without a GPU: ``python -m minifcn_kernels.cuda check | coalescing | debug | compile``.
+
+Each takes the name of a kernel of `minifcn_kernels`, such as ``conv2d``, and runs it on a few small odd shapes; or a
+Python script of yours that launches kernels of its own through `launch.CudaSource`.
+"""
+
+import argparse
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minifcn_kernels.cuda import coalescing, compilation
+from minifcn_kernels.cuda.emulator import build, emulation
+from minifcn_kernels.cuda.emulator.build import CompileError
+from minifcn_kernels.cuda.emulator.library import KernelError
+from minifcn_kernels.cuda.samples import KERNELS, Sample, samples
+
+_ORDERS = ("ascending", "descending", "shuffled", "shuffled otherwise")
+# Of the largest output: float32 sums of a few hundred terms against the reference's, and the like in float64.
+_TOLERANCES = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
+
+
+class Mismatch(Exception):
+    """A kernel's result is not that of its reference."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a tool; returns the process's exit code: 0, 1 if a kernel is at fault, 2 for bad input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own = words.index("--") if "--" in words else len(words)  # what follows is gdb's
+    options = _parser().parse_args(words[:own], argparse.Namespace(gdb=words[own + 1 :]))
+    try:
+        options.tool(options)
+    except (KernelError, CompileError, Mismatch) as error:
+        _say(f"FAULT: {error}")
+        return 1
+    except (ValueError, RuntimeError) as error:
+        sys.stderr.write(f"{options.name}: {error}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m minifcn_kernels.cuda", description=__doc__)
+    tools = parser.add_subparsers(required=True, metavar="TOOL")
+    what = f"{', '.join(KERNELS)}; or your script, NAME.py"
+    for name, tool, summary in (
+        ("check", _check, "find races, bad addresses, divergent barriers, unwritten memory, in four thread orders"),
+        ("coalescing", _coalescing, "sectors per request and bank conflicts, line by line"),
+        ("debug", _debug, "stop gdb in one CUDA thread; what follows -- is given to gdb"),
+        ("compile", _compile, "compile for GPUs that are not here: registers and spills of every kernel"),
+    ):
+        command = tools.add_parser(name, help=summary, description=summary)
+        command.set_defaults(tool=tool, name=name)
+        if name != "compile":
+            command.add_argument("target", metavar="KERNEL", help=what)
+        if name == "debug":
+            command.add_argument("--thread", type=_index, default=(0, 0, 0), help="x,y,z in its block (default: 0,0,0)")
+            command.add_argument("--block", type=_index, default=(0, 0, 0), help="x,y,z in the grid (default: 0,0,0)")
+            command.add_argument(
+                "--at", metavar="FILE:LINE", help="where to stop (default: where the first kernel begins)"
+            )
+    return parser
+
+
+def _index(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if not 1 <= len(parts) <= 3 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"must be x, or x,y or x,y,z, got {text!r}")
+    x, y, z = (*map(int, parts), 0, 0)[:3]
+    return x, y, z
+
+
+def _runs(target: str) -> list["Sample | Path"]:
+    """Return what ``target`` names: a kernel's samples, or one script."""
+    if target.endswith(".py"):
+        if not Path(target).exists():
+            raise ValueError(f"there is no script {target}")
+        return [Path(target)]
+    if target not in KERNELS:
+        raise ValueError(f"there is no kernel {target!r}; choose one of {', '.join(KERNELS)}, or name a script.py")
+    return list(samples(target))
+
+
+def _run(run: "Sample | Path") -> None:
+    """Run a script, or a sample whose results have to be right."""
+    if isinstance(run, Path):
+        runpy.run_path(str(run), run_name="__main__")
+        return
+    for got, expected in zip(run.run("emulator"), run.run("numpy"), strict=True):
+        allowed = _TOLERANCES.get(expected.dtype, 0) * np.abs(expected).max(initial=0)
+        off = np.abs(got - expected).max(initial=0)
+        if not off <= allowed:
+            raise Mismatch(f"{run}: the result is off by {off:.3g}, more than rounding's {allowed:.3g}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    for run in _runs(options.target):
+        for order, name in enumerate(_ORDERS):
+            with emulation("check", order=order), _named(run, name):
+                _run(run)
+        _say(f"ok    {run}")
+    _say("No fault found: memory, races, barriers and initialisation, in four thread orders")
+
+
+@contextmanager
+def _named(run: "Sample | Path", order: str) -> Iterator[None]:
+    try:
+        yield
+    except KernelError as error:
+        raise KernelError(f"{error}\n       in {run}, threads {order}") from None
+
+
+def _coalescing(options: argparse.Namespace) -> None:
+    for run in _runs(options.target):
+        _say(f"{run}, block 0 of every launch:")
+        shown: set[str] = set()
+
+        def show(library: str, accesses: Any, shown: set[str] = shown) -> None:
+            if library not in shown:  # the first launch of each kernel
+                shown.add(library)
+                for line in coalescing.report(library, accesses):
+                    _say(f"  {line}")
+
+        with emulation("check", trace=show):
+            _run(run)
+
+
+def _debug(options: argparse.Namespace) -> None:
+    """Become gdb, which runs this module again: mode debug, a breakpoint that one thread alone meets."""
+    if shutil.which("gdb") is None:
+        raise RuntimeError("debug needs gdb; install it (Debian, Ubuntu: apt install gdb)")
+    _runs(options.target)
+    condition = " && ".join(
+        f"emulator::registers.{register}.{axis} == {value}"
+        for register, index in (("thread_index", options.thread), ("block_index", options.block))
+        for axis, value in zip("xyz", index, strict=True)
+    )
+    commands = ["set breakpoint pending on", f"break {options.at or 'emulator_entry'} if {condition}", "run"]
+    if options.at is None:
+        commands.append("step")  # from the way in to the kernel's first line
+    words = [word for command in commands for word in ("-ex", command)]
+    again = [sys.executable, "-c", f"from minifcn_kernels.cuda.__main__ import run_once; run_once({options.target!r})"]
+    os.environ["MINIFCN_EMULATOR"] = "debug"
+    os.execvp("gdb", ["gdb", "-q", *words, *options.gdb, "--args", *again])
+
+
+def run_once(target: str) -> None:
+    """Run a kernel's first sample, or a script: what gdb is given to run."""
+    _run(_runs(target)[0])
+
+
+def _compile(options: argparse.Namespace) -> None:
+    reason = compilation.missing()
+    if reason is not None:
+        raise RuntimeError(reason)
+    for architecture in compilation.ARCHITECTURES:
+        for source in compilation.sources():
+            for cost in compilation.compile_for(source, architecture):
+                _say(str(cost))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    if (reason := build.missing()) is not None:
+        sys.exit(reason)
+    sys.exit(main())
