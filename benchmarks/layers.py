@@ -1,7 +1,7 @@
 """The layers of the table: convolutions of the paper's nets and of small ones, then what memory alone limits."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -68,19 +68,27 @@ ROWS = {
 }
 
 
-def convolution(row: Row) -> list[Pair]:
+# Puts an array where it is to be computed on: once for us, once for PyTorch.
+Place: TypeAlias = Callable[[Any], tuple[Any, Any]]
+
+
+def on_cpu(array: Any) -> tuple[Any, Any]:
+    """Leave the array where it is, and let PyTorch use the same memory."""
+    return array, torch.from_numpy(array)
+
+
+def convolution(row: Row, place: Place = on_cpu) -> list[Pair]:
     """Return ``row``'s forward, input gradient and weight gradient; 2 FLOPs for each weight that a pixel meets."""
     random = np.random.default_rng(0)
     ins, outs = (row.C, row.K)
     w_shape = (ins, outs // row.groups) if row.transposed else (outs, ins // row.groups)
-    x = random.standard_normal((row.N, ins, row.size, row.size), np.float32)
-    w = random.standard_normal((*w_shape, row.taps, row.taps), np.float32)
+    x, tx = place(random.standard_normal((row.N, ins, row.size, row.size), np.float32))
+    w, tw = place(random.standard_normal((*w_shape, row.taps, row.taps), np.float32))
     options: dict[str, Any] = {name: getattr(row, name) for name in ("stride", "padding", "dilation", "groups")}
-    tx, tw = torch.from_numpy(x), torch.from_numpy(w)
 
     if row.transposed:
         ty = functional.conv_transpose2d(tx, tw, **options)
-        gy = random.standard_normal(ty.shape, np.float32)
+        gy, tgy = place(random.standard_normal(ty.shape, np.float32))
         ours: list[Callable[[], Any]] = [
             lambda: kernels.conv2d_grad_input(x, w, gy.shape, **options),
             lambda: kernels.conv2d(gy, w, **options),
@@ -88,17 +96,15 @@ def convolution(row: Row) -> list[Pair]:
         ]
         forward: Callable[[], Any] = lambda: functional.conv_transpose2d(tx, tw, **options)  # noqa: E731
     else:
-        b = random.standard_normal(outs, np.float32)
-        tb = torch.from_numpy(b)
+        b, tb = place(random.standard_normal(outs, np.float32))
         ty = functional.conv2d(tx, tw, tb, **options)
-        gy = random.standard_normal(ty.shape, np.float32)
+        gy, tgy = place(random.standard_normal(ty.shape, np.float32))
         ours = [
             lambda: kernels.conv2d(x, w, b, **options),
             lambda: kernels.conv2d_grad_input(gy, w, x.shape, **options),
             lambda: kernels.conv2d_grad_weight(x, gy, w.shape, **options),
         ]
         forward = lambda: functional.conv2d(tx, tw, tb, **options)  # noqa: E731
-    tgy = torch.from_numpy(gy)
 
     def backward(wanted: int) -> Any:
         stride, padding, dilation = ([options[name]] * 2 for name in ("stride", "padding", "dilation"))
@@ -123,11 +129,10 @@ def convolution(row: Row) -> list[Pair]:
     return [Pair(name, a, b, flops) for name, a, b in zip(names, ours, theirs, strict=True)]
 
 
-def memory_bound() -> Iterator[Pair]:
+def memory_bound(place: Place = on_cpu, size: int = 698) -> Iterator[Pair]:
     """Yield the layers whose limit is memory; the work is the bytes that must be read or written at least once."""
     random = np.random.default_rng(0)
-    x = random.standard_normal((1, 64, 698, 698), np.float32)
-    tx = torch.from_numpy(x)
+    x, tx = place(random.standard_normal((1, 64, size, size), np.float32))
     y, index = kernels.max_pool2d(x, 2)
     ty, tindex = functional.max_pool2d(tx, 2, return_indices=True)
     pool = [2, 2], [2, 2], [0, 0], [1, 1], False
@@ -144,13 +149,12 @@ def memory_bound() -> Iterator[Pair]:
         x.nbytes + y.nbytes + index.nbytes,
     )
 
-    gx = random.standard_normal(x.shape, np.float32)
-    yield differentiable("ReLU", lambda x: ops.relu(x), torch.relu, x, gx, passes=5)
+    gx = place(random.standard_normal(x.shape, np.float32))
+    yield differentiable("ReLU", lambda x: ops.relu(x), torch.relu, (x, tx), gx, passes=5)
 
-    logits = random.standard_normal((1, 21, 500, 500), np.float32)
-    target = random.integers(0, 21, (1, 500, 500))
-    ttarget = torch.from_numpy(target)
-    one = np.ones((), np.float32)
+    logits = place(random.standard_normal((1, 21, 500, 500), np.float32))
+    target, ttarget = place(random.integers(0, 21, (1, 500, 500)))
+    one = place(np.ones((), np.float32))
     # Forward reads the logits; backward reads them once more and writes the gradient.
     yield differentiable(
         "cross-entropy",
@@ -161,10 +165,10 @@ def memory_bound() -> Iterator[Pair]:
         passes=3,
     )
 
-    weights = nn.Parameter(random.standard_normal(10_000_000, np.float32))
-    weights.grad = random.standard_normal(10_000_000, np.float32)
-    tweights = torch.nn.Parameter(torch.from_numpy(weights.data.copy()))
-    tweights.grad = torch.from_numpy(weights.grad.copy())
+    values, tvalues = place(random.standard_normal(10_000_000, np.float32))
+    gradient, tgradient = place(random.standard_normal(10_000_000, np.float32))
+    weights, tweights = nn.Parameter(values), torch.nn.Parameter(tvalues.clone())
+    weights.grad, tweights.grad = gradient, tgradient.clone()
     solver = training.SGD([weights], lr=1e-3, momentum=0.9, weight_decay=5e-4)
     tsolver = torch.optim.SGD([tweights], lr=1e-3, momentum=0.9, weight_decay=5e-4)
 
@@ -181,9 +185,10 @@ def memory_bound() -> Iterator[Pair]:
 
 
 def differentiable(
-    name: str, ours: Callable[[Any], Any], theirs: Callable[[Any], Any], x: Any, cotangent: Any, passes: int
+    name: str, ours: Callable[[Any], Any], theirs: Callable[[Any], Any], xs: Any, cotangents: Any, passes: int
 ) -> Pair:
     """Pair forward and backward of a function of x, which move ``passes`` arrays of x's size."""
+    (x, tx), (cotangent, tcotangent) = xs, cotangents
 
     def run_ours() -> Any:
         leaf = Tensor(x, requires_grad=True)
@@ -191,8 +196,9 @@ def differentiable(
         return leaf.grad
 
     def run_theirs() -> Any:
-        leaf = torch.from_numpy(x).requires_grad_()
-        theirs(leaf).backward(torch.from_numpy(cotangent))
+        leaf = tx.detach().requires_grad_()
+        leaf.grad = None
+        theirs(leaf).backward(tcotangent)
         return leaf.grad
 
     return Pair(f"{name}, forward and backward", run_ours, run_theirs, float(passes * x.nbytes))

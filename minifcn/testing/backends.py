@@ -9,6 +9,7 @@ import numpy as np
 from minifcn.testing.data import strided
 from minifcn.testing.failure import BackendError, Mismatch, describe, first_mismatch
 from minifcn_kernels import dispatch
+from minifcn_kernels.cuda.device import is_cupy, to_device
 from minifcn_kernels.dispatch import Kernel, Policy, current_policy, use_policy
 from minifcn_kernels.jit import Array
 
@@ -63,9 +64,9 @@ def _policies(kernel: Kernel) -> Iterator[tuple[str, Policy]]:
     for backend, state in dispatch.backends().items():
         if state != "available":
             continue
-        algorithms = dispatch.ALGORITHMS if backend == "numba" and kernel.name.startswith("conv2d") else ("auto",)
-        for algorithm in algorithms:
-            if algorithm == "direct" and numba.config.DISABLE_JIT:
+        several = backend != "numpy" and kernel.name.startswith("conv2d")
+        for algorithm in dispatch.ALGORITHMS if several else ("auto",):
+            if backend == "numba" and algorithm == "direct" and numba.config.DISABLE_JIT:
                 continue  # the register tile exists in compiled code only
             yield f"{backend} ({algorithm})", Policy(backend, algorithm)
 
@@ -84,9 +85,12 @@ def _is_float(value: Any) -> bool:
 
 
 def _run(kernel: Kernel, arguments: Arguments) -> list[Array]:
-    """Run the kernel and return its outputs as a list; most have one."""
+    """Run the kernel and return its outputs as a list; most have one. On a GPU, arrays go there and back."""
+    if current_policy().backend == "cuda":
+        arguments = {n: to_device(a, "cuda") if isinstance(a, np.ndarray) else a for n, a in arguments.items()}
     outputs = kernel(**arguments)
-    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    return [to_device(array, "cpu") if is_cupy(array) else array for array in outputs]
 
 
 def _reference(
