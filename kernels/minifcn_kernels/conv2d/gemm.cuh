@@ -76,35 +76,44 @@ __device__ __forceinline__ void gemm(const Sum& sum, int m0, int j0, int first, 
         const int l = first + step * BK + t;
         if (t < BK) rows[step % 2][t] = l < end ? sum.row(l) : Row{0, 0, NOWHERE, NOWHERE};
     };
-    const auto copy_a = [&](int step, int l, int m) {
-        const Row row = rows[step % 2][l];
+    // Copies of what does not exist write zeros.
+    const auto copy_a = [&](int step, const Row& row, int l, int m) {
         const bool exists = m0 + m < sum.M && row.h != NOWHERE;
-        cp_async<sizeof(T)>(&A[step % STAGES][l][m], sum.A + ((m0 + m) * sum.a_step + row.a), exists);  // or zero
+        cp_async<sizeof(T)>(&A[step % STAGES][l][m], sum.A + ((m0 + m) * sum.a_step + row.a), exists);
     };
-    const auto copy_b = [&](int step, int l, int j) {
-        const Row row = rows[step % 2][l];
-        const Column column = columns[j];
+    const auto copy_b = [&](int step, const Row& row, const Column& column, int l, int j) {
         const unsigned h = row.h + column.h, w = row.w + column.w;  // of a negative number, unsigned makes a large one
         const bool exists = h < unsigned(sum.H) && w < unsigned(sum.W);
         cp_async<V * sizeof(T)>(&B[step % STAGES][l][j], sum.B + (row.b + column.b), exists);
     };
     const auto fetch = [&](int step) {
         if (step < steps) {
-            constexpr int APART = THREADS / BK, COPIES = BN / V;  // rows of A that are copied at once, copies to a row of B
-            #pragma unroll
-            for (int i = 0; i < BM / APART; ++i) copy_a(step, t % BK, t / BK + i * APART);
+            constexpr int APART = THREADS / BK;  // BK neighbouring threads copy BK neighbours in a row of A
+            const int l = t % BK;
+            const Row row = rows[step % 2][l];
+            #pragma unroll 1  // written out, these copies would take the registers that the sums need
+            for (int i = 0; i < BM / APART; ++i) copy_a(step, row, l, t / BK + i * APART);
             if constexpr (lanes == Lanes::along_rows) {
                 #pragma unroll
-                for (int i = 0; i < BN / APART; ++i) copy_b(step, t % BK, t / BK + i * APART);
+                for (int i = 0; i < BN / APART; ++i) {
+                    const int j = t / BK + i * APART;
+                    copy_b(step, row, columns[j], l, j);
+                }
             } else {
+                constexpr int COPIES = BN / V, ROWS = THREADS / COPIES;  // copies to a row of B, rows at a time
+                const int j = t % COPIES * V;
+                const Column column = columns[j];
                 #pragma unroll
-                for (int i = 0; i < BK * COPIES / THREADS; ++i)
-                    copy_b(step, t / COPIES + i * (THREADS / COPIES), t % COPIES * V);
+                for (int i = 0; i < BK / ROWS; ++i) {
+                    const int l = t / COPIES + i * ROWS;
+                    copy_b(step, rows[step % 2][l], column, l, j);
+                }
             }
         }
         cp_async_commit();
     };
 
+    #pragma unroll 1  // and so would these
     for (int step = 0; step < STAGES - 1; ++step) {
         look_up(step);
         __syncthreads();
@@ -112,6 +121,7 @@ __device__ __forceinline__ void gemm(const Sum& sum, int m0, int j0, int first, 
     }
     look_up(STAGES - 1);
     Tile tile;
+    #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
