@@ -10,6 +10,7 @@ A sum whose outputs make too few blocks to fill a GPU is cut into parts, again b
 """
 
 from dataclasses import asdict
+from functools import cache
 from math import gcd, prod
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from minifcn_kernels.conv2d.contract import (
     conv2d_grad_weight,
     conv_geometry,
 )
-from minifcn_kernels.cuda.device import module_of
+from minifcn_kernels.cuda.device import module_of, span
 from minifcn_kernels.cuda.grid import THREADS, WARP, ceil_div, number, over_elements, over_warps
 from minifcn_kernels.cuda.launch import CudaSource, empty, use_tf32
 from minifcn_kernels.dispatch import check_shape, current_policy
@@ -33,8 +34,8 @@ from minifcn_kernels.spatial import IntOrPair
 # Blocks that a GPU should be given at once: two of 256 threads for each of the 132 multiprocessors of an H100. It is
 # the same number on every device, because sums are cut by it, and how a sum is cut shows in its last bits.
 WAVE = 2 * 132
-# A part of a sum is at least this long, 32 steps of a tile: below, filling the pipeline costs more than it brings.
-LEAST_PART = 256
+# A part of a sum is at least this long, 16 steps of a tile: of fewer, filling the pipeline would be a large part.
+LEAST_PART = 128
 # Filters to a group up to which `direct.cu` is taken: a tile's 32 rows would be empty but for these.
 FEW_FILTERS = 4
 # Taps to a filter from which a whole warp works on one output.
@@ -355,6 +356,7 @@ def check_sizes(g: ConvGeometry) -> None:
             raise ValueError(f"conv2d: {name} of shape {shape} has 2³¹ elements or more; use a smaller batch or map")
 
 
+@cache
 def fields(g: ConvGeometry) -> dict[str, int]:
     """Return the fields of the C++ struct ``Conv``."""
     of_python = asdict(g)
@@ -369,5 +371,4 @@ def fields(g: ConvGeometry) -> dict[str, int]:
 
 def is_aligned(x: Array) -> bool:
     """Tell whether ``x`` begins at a multiple of 16 bytes: a slice need not."""
-    start = x.data.ptr if module_of(x) is not np else x.ctypes.data
-    return bool(start % 16 == 0)
+    return span(x)[0] % 16 == 0

@@ -82,10 +82,10 @@ def check_same(where: str, arrays: Sequence[tuple[str, Any]]) -> None:
             )
 
 
-def may_share_memory(a: Any, b: Any) -> bool:
-    """Tell whether the memory of two contiguous arrays overlaps."""
-    starts = [array.data.ptr if is_cupy(array) else array.ctypes.data for array in (a, b)]
-    return starts[0] < starts[1] + b.nbytes and starts[1] < starts[0] + a.nbytes
+def span(array: Any) -> tuple[int, int]:
+    """Return the addresses of the first byte of a contiguous array and of the first behind it."""
+    start: int = array.data.ptr if is_cupy(array) else array.ctypes.data
+    return start, start + array.nbytes
 
 
 @cache

@@ -190,10 +190,12 @@ def _check_arrays(where: str, arrays: list[tuple[Parameter, Any]]) -> None:
         if not array.flags.c_contiguous:
             raise ValueError(f"{where}: {parameter.name} must be C-contiguous")
     device.check_same(where, [(p.name, a) for p, a in arrays])
-    for i, (written, array) in enumerate(arrays):
-        for j, (other, another) in enumerate(arrays):
-            if i != j and not written.const and device.may_share_memory(array, another):
-                raise ValueError(f"{where}: {written.name} is written to and shares memory with {other.name}")
+    spans = [(p, *device.span(array)) for p, array in arrays]
+    for written, start, end in spans:
+        if not written.const:
+            for other, its_start, its_end in spans:
+                if other is not written and start < its_end and its_start < end:
+                    raise ValueError(f"{where}: {written.name} is written to and shares memory with {other.name}")
 
 
 def _extent(where: str, name: str, extent: Extent) -> tuple[int, int, int]:

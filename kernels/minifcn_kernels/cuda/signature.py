@@ -9,6 +9,7 @@ in. The emulator's compiler confirms that the text was read well.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,17 @@ class Parameter:
         """
         if self.dtype.names is None:
             return _number(self.name, self.type, self.dtype, value)
-        if not isinstance(value, Mapping) or set(value) != set(self.dtype.names):
+        if not isinstance(value, Mapping) or value.keys() != set(self.dtype.names):
             given = sorted(value) if isinstance(value, Mapping) else type(value).__name__
             raise TypeError(f"{self.name} is a {self.type}: expected a dict of {sorted(self.dtype.names)}, got {given}")
-        fields = [_number(f"{self.name}.{f}", "int", self.dtype[f], value[f]) for f in self.dtype.names]
-        return np.array(tuple(fields), self.dtype)
+        return _struct_of(self, tuple(value[field] for field in self.dtype.names))
+
+
+@lru_cache(maxsize=1024)  # a net's layers have the same sizes step after step, and this takes longer than a launch
+def _struct_of(parameter: Parameter, values: tuple[Any, ...]) -> Any:
+    fields = zip(parameter.dtype.names or (), values, strict=True)
+    checked = [_number(f"{parameter.name}.{field}", "int", np.dtype(np.int32), value) for field, value in fields]
+    return np.array(tuple(checked), parameter.dtype)
 
 
 def _number(name: str, type: str, dtype: np.dtype[Any], value: Any) -> Any:
