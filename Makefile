@@ -4,12 +4,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint check thorough boundscheck nojit wheel bench clean
+.PHONY: help demo test lint check thorough boundscheck nojit emulated wheel bench clean
 
 help:
 	@echo "make demo    train a classifier and FCN-32s, 16s, 8s on real digits; pictures and weights in runs/demo"
 	@echo "make test    lint, types and the test suite (minutes)"
-	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, the wheel"
+	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, emulated CUDA, the wheel"
 	@echo "make bench   side by side with PyTorch, which it installs; half an hour; tables in runs/performance.md"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -41,7 +41,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-check: thorough boundscheck nojit wheel
+check: thorough boundscheck nojit emulated wheel
 
 thorough: .venv/dev.stamp
 	MINIFCN_TEST_PROFILE=thorough $(BIN)/pytest -n 2
@@ -53,6 +53,12 @@ boundscheck: .venv/dev.stamp
 nojit: .venv/dev.stamp
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 tests/kernels --ignore tests/kernels/test_tile.py \
 		--ignore tests/kernels/test_conv2d_algorithms.py
+
+# The CUDA kernels on the CPU, every access held against CUDA's rules, in four orders of threads. Skipped without g++.
+emulated: .venv/dev.stamp
+	for order in 0 1 2 3; do \
+		MINIFCN_EMULATOR=check MINIFCN_TEST_ORDER=$$order $(BIN)/pytest -n 2 tests/kernels -k emulator || exit 1; \
+	done
 
 wheel: .venv/dev.stamp
 	$(BIN)/pytest -m slow
