@@ -129,9 +129,9 @@ PUBLIC = {
     "local_response_norm_grad use_backend use_algorithm allow_tf32 backends",
 }
 METHODS = {
-    minifcn.Tensor: "data shape dtype ndim backward zero_grad detach item numpy retain_grad sum mean max reshape "
+    minifcn.Tensor: "data shape dtype ndim backward zero_grad detach item numpy to retain_grad sum mean max reshape "
     "transpose exp log sqrt",
-    minifcn.nn.Module: "parameters named_parameters state_dict load_state_dict train eval zero_grad window",
+    minifcn.nn.Module: "parameters named_parameters state_dict load_state_dict train eval to zero_grad window",
 }
 
 

@@ -11,8 +11,9 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(tool=tool, name=name)
         if name != "compile":
             command.add_argument("target", metavar="KERNEL", help=what)
+            command.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="what to give to the script")
         if name == "debug":
             command.add_argument("--thread", type=_index, default=(0, 0, 0), help="x,y,z in its block (default: 0,0,0)")
             command.add_argument("--block", type=_index, default=(0, 0, 0), help="x,y,z in the grid (default: 0,0,0)")
@@ -78,21 +80,40 @@ def _index(text: str) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _runs(target: str) -> list["Sample | Path"]:
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script of the user's, and what it is given."""
+
+    path: str
+    arguments: list[str]
+
+    def __str__(self) -> str:
+        return " ".join([self.path, *self.arguments])
+
+
+Run: TypeAlias = Sample | Script
+
+
+def _runs(target: str, arguments: list[str]) -> list[Run]:
     """Return what ``target`` names: a kernel's samples, or one script."""
     if target.endswith(".py"):
         if not Path(target).exists():
             raise ValueError(f"there is no script {target}")
-        return [Path(target)]
+        return [Script(target, arguments)]
     if target not in KERNELS:
         raise ValueError(f"there is no kernel {target!r}; choose one of {', '.join(KERNELS)}, or name a script.py")
     return list(samples(target))
 
 
-def _run(run: "Sample | Path") -> None:
+def _run(run: Run) -> None:
     """Run a script, or a sample whose results have to be right."""
-    if isinstance(run, Path):
-        runpy.run_path(str(run), run_name="__main__")
+    if isinstance(run, Script):
+        before = sys.argv
+        sys.argv = [run.path, *run.arguments]
+        try:
+            runpy.run_path(run.path, run_name="__main__")
+        finally:
+            sys.argv = before
         return
     for got, expected in zip(run.run("emulator"), run.run("numpy"), strict=True):
         allowed = _TOLERANCES.get(expected.dtype, 0) * np.abs(expected).max(initial=0)
@@ -102,7 +123,7 @@ def _run(run: "Sample | Path") -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    for run in _runs(options.target):
+    for run in _runs(options.target, options.arguments):
         for order, name in enumerate(_ORDERS):
             with emulation("check", order=order), _named(run, name):
                 _run(run)
@@ -111,7 +132,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _named(run: "Sample | Path", order: str) -> Iterator[None]:
+def _named(run: Run, order: str) -> Iterator[None]:
     try:
         yield
     except KernelError as error:
@@ -119,7 +140,7 @@ def _named(run: "Sample | Path", order: str) -> Iterator[None]:
 
 
 def _coalescing(options: argparse.Namespace) -> None:
-    for run in _runs(options.target):
+    for run in _runs(options.target, options.arguments):
         _say(f"{run}, block 0 of every launch:")
         shown: set[str] = set()
 
@@ -137,7 +158,7 @@ def _debug(options: argparse.Namespace) -> None:
     """Become gdb, which runs this module again: mode debug, a breakpoint that one thread alone meets."""
     if shutil.which("gdb") is None:
         raise RuntimeError("debug needs gdb; install it (Debian, Ubuntu: apt install gdb)")
-    _runs(options.target)
+    _runs(options.target, options.arguments)
     condition = " && ".join(
         f"emulator::registers.{register}.{axis} == {value}"
         for register, index in (("thread_index", options.thread), ("block_index", options.block))
@@ -147,14 +168,17 @@ def _debug(options: argparse.Namespace) -> None:
     if options.at is None:
         commands.append("step")  # from the way in to the kernel's first line
     words = [word for command in commands for word in ("-ex", command)]
-    again = [sys.executable, "-c", f"from minifcn_kernels.cuda.__main__ import run_once; run_once({options.target!r})"]
+    again = "import sys; from minifcn_kernels.cuda.__main__ import run_once; run_once(*sys.argv[1:])"
     os.environ["MINIFCN_EMULATOR"] = "debug"
-    os.execvp("gdb", ["gdb", "-q", *words, *options.gdb, "--args", *again])
+    os.execvp(
+        "gdb",
+        ["gdb", "-q", *words, *options.gdb, "--args", sys.executable, "-c", again, options.target, *options.arguments],
+    )
 
 
-def run_once(target: str) -> None:
+def run_once(target: str, *arguments: str) -> None:
     """Run a kernel's first sample, or a script: what gdb is given to run."""
-    _run(_runs(target)[0])
+    _run(_runs(target, list(arguments))[0])
 
 
 def _compile(options: argparse.Namespace) -> None:

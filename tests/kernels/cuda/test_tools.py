@@ -93,7 +93,7 @@ __global__ void patterns(const float* x, float* y) {
     tile[t][0] = 1;
     wide[t][0] = 1;
     tile[0][t] = 1;
-    y[t] = tile[0][0];
+    __syncthreads(), y[t] = tile[0][0];
     four[t] = make_float4(1, 2, 3, 4);
 }
 """
@@ -150,16 +150,30 @@ def test_debug_stops_in_one_thread(script):
         assert "$2 = 37" in out
 
 
-@pytest.mark.skipif(compilation.missing() is not None, reason=str(compilation.missing()))
-def test_compile_reports_registers_and_spills(tmp_path):
+COSTLY = """
+template <int N>
+__global__ void __launch_bounds__(1024) costly(float* y) {
+    __shared__ float tile[64];
+    float a[N];
+    tile[threadIdx.x % 64] = 1;
+    for (int i = 0; i < N; ++i) a[i] = y[i];
+    __syncthreads();
+    for (int j = 0; j < 100; ++j)
+        for (int i = 0; i < N; ++i) a[i] = a[i] * a[(i + 1) % N] + tile[j % 64];
+    for (int i = 0; i < N; ++i) y[i] = a[i];
+}
+"""
+
+
+@pytest.mark.parametrize("compiler", ["nvcc", "nvrtc"])
+def test_compile_reports_registers_and_spills(tmp_path, compiler, monkeypatch):
+    there = shutil.which("nvcc") if compiler == "nvcc" else compilation._nvrtc_libraries()
+    if not there:
+        pytest.skip(f"{compiler} is not installed")
+    if compiler == "nvrtc":
+        monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
     path = tmp_path / "costly.cu"
-    path.write_text(
-        "template <int N> __global__ void __launch_bounds__(1024) costly(float* y) {\n"
-        "    __shared__ float tile[64];\n    float a[N];\n    tile[threadIdx.x % 64] = 1;\n"
-        "    for (int i = 0; i < N; ++i) a[i] = y[i];\n    __syncthreads();\n"
-        "    for (int j = 0; j < 100; ++j)\n        for (int i = 0; i < N; ++i) a[i] = a[i] * a[(i + 1) % N] + tile[j % 64];\n"
-        "    for (int i = 0; i < N; ++i) y[i] = a[i];\n}\n"
-    )
+    path.write_text(COSTLY)
     source = CudaSource(path, ["costly<4>", "costly<120>"])
     cheap, costly = compilation.compile_for(source, "sm_80")
     assert (cheap.kernel, cheap.spilled_bytes, cheap.shared_bytes) == ("costly<4>", 0, 256)
