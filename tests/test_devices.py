@@ -126,6 +126,16 @@ def net(stride=2):
     return fcn.FCN(backbone, len(CLASSES), stride=stride, upsampling="learned")
 
 
+def test_shift_and_stitch_and_rarefied_nets_run_on_a_gpu(cuda):
+    rng = stream(0, "devices")
+    layers = nn.Sequential(nn.Conv2d(3, 2, 2, rng=rng), nn.AvgPool2d(2, stride=2), nn.Conv2d(2, 2, 2, rng=rng))
+    expected = fcn.shift_and_stitch(layers, Tensor(values(1, 3, 9, 8))).numpy()
+    layers.to("cuda")
+    x = Tensor(on_gpu(values(1, 3, 9, 8)))
+    for y in (fcn.shift_and_stitch(layers, x), fcn.rarefy(layers)(x)):
+        np.testing.assert_allclose(y.to("cpu").numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_module_moves_as_a_whole_and_loads_from_anywhere(cuda):
     moved = net().to("cuda")
     assert device_of(moved) == "cuda"

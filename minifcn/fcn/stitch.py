@@ -25,6 +25,7 @@ import numpy as np
 from minifcn import nn, ops
 from minifcn.nn.window import Chain, Fork, Geometry
 from minifcn.tensor import Tensor, no_grad
+from minifcn_kernels.cuda.device import module_of
 from minifcn_kernels.spatial import Pair
 
 
@@ -60,7 +61,7 @@ def shift_and_stitch(net: nn.Module, x: Tensor) -> Tensor:
         for i, j in product(range(min(f, rows)), range(min(g, columns))):
             part = net(x[:, :, i:, j:]).data
             if y is None:
-                y = np.empty((*part.shape[:2], rows, columns), part.dtype)
+                y = module_of(part).empty((*part.shape[:2], rows, columns), part.dtype)
             y[:, :, i::f, j::g] = part
     return Tensor(y)
 
@@ -118,7 +119,7 @@ class _MeanOfWindow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         C, (R, S) = x.shape[1], self.kernel_size
-        mean = Tensor(np.full((C, 1, R, S), 1 / (R * S), x.dtype))
+        mean = Tensor(np.full((C, 1, R, S), 1 / (R * S), x.dtype)).to(x.device)
         return ops.conv2d(x, mean, dilation=self.dilation, groups=C)
 
     def window(self) -> nn.Window:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from minifcn import nn
 from minifcn.data.dataset import VOID, Dataset
-from minifcn.nn.module import evaluating
+from minifcn.nn.module import device_of, evaluating
 from minifcn.tensor import Tensor, no_grad
 from minifcn.training import metrics
 from minifcn.training.config import TrainConfig
@@ -58,7 +58,8 @@ def diagnose(
     shown = [dataset.example(index) for index in range(count)]
     labels = [example.label for example in shown]
     with evaluating(net), no_grad():
-        scores = [net(Tensor(example.image[None])).numpy()[0] for example in shown]
+        images = [Tensor(example.image[None]).to(device_of(net)) for example in shown]
+        scores = [net(image).to("cpu").numpy()[0] for image in images]
     check_class_count(len(scores[0]), dataset)
     findings = [
         *_look_at_scores(scores, labels, dataset.classes),
