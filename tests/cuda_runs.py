@@ -82,11 +82,11 @@ PRODUCTS = [
     *three_sums((1, 9, 6, 6), (40, 9, 1, 1)),
     *three_sums((1, 9, 6, 6), (20, 9, 1, 1)),
     *three_sums((1, 70, 5, 5), (66, 70, 3, 3)),  # 128, pixel by pixel
-    *three_sums((1, 600, 3, 5), (6, 600, 1, 1)),  # sums long enough to be cut into parts
-    *three_sums((1, 6, 3, 5), (600, 6, 1, 1)),
-    *three_sums((1, 5, 26, 25), (6, 5, 3, 3), padding=1),
+    *three_sums((1, 610, 3, 5), (6, 610, 1, 1)),  # sums long enough to be cut into parts, the last one shorter
+    *three_sums((1, 6, 3, 5), (610, 6, 1, 1)),
+    *three_sums((1, 5, 26, 26), (6, 5, 3, 3), padding=1),
     partial(convolution, "conv2d", (1, 3, 5, 5), (4, 3, 2, 2), infinite=True),
-    *three_sums((1, 600, 3, 5), (6, 600, 1, 1), DOUBLE),
+    *three_sums((1, 610, 3, 5), (6, 610, 1, 1), DOUBLE),
     *three_sums((1, 6, 2, 2), (4, 6, 1, 1), tf32=True),
     *three_sums((1, 6, 5, 5), (9, 6, 3, 3), tf32=True, padding=1),
     *three_sums((1, 40, 5, 4), (70, 40, 3, 3), tf32=True, stride=2),
@@ -99,12 +99,13 @@ SINGLY = [
         *three_sums((2, 6, 11, 12), (4, 3, 3, 2), dtype, algorithm="loops", **PAIRS),
         *three_sums((1, 3, 9, 8), (4, 3, 3, 2), dtype, algorithm="loops", stride=4, dilation=2),
         *three_sums((1, 2, 11, 12), (3, 2, 9, 8), dtype, algorithm="loops", padding=1),  # 72 taps
-        *three_sums((1, 3, 26, 25), (3, 1, 3, 3), dtype, algorithm="loops", groups=3),  # a gradient in parts
+        *three_sums((1, 3, 27, 25), (3, 1, 3, 3), dtype, algorithm="loops", groups=3),  # a gradient in parts
     )
 ]
 WINOGRAD = [
     *three_sums((2, 3, 7, 10), (5, 3, 3, 3), algorithm="winograd", padding=1),
     *three_sums((1, 2, 4, 3), (3, 2, 3, 3), algorithm="winograd", padding=(3, 0)),
+    *three_sums((1, 4, 5, 9), (6, 2, 3, 3), algorithm="winograd", groups=2),
 ]
 
 

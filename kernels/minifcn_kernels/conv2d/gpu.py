@@ -205,13 +205,15 @@ def choose(x: Array, g: ConvGeometry, outputs: int) -> str:
     more, which take twice as long. (Estimates from data sheets, not measured.)
     """
     algorithm = current_policy().algorithm
-    if algorithm == "winograd" or (algorithm == "auto" and not use_tf32(x)):
-        fits = (g.R, g.S, g.stride, g.dilation, g.groups) == (3, 3, (1, 1), (1, 1), 1) and x.dtype == np.float32
-        pays = g.C * g.K >= 22 * (g.C + g.K) and 18 * g.C * g.K * g.N * g.OH * g.OW >= 1 << 30
-        if fits and (pays or algorithm == "winograd"):
-            return "winograd"
-    if algorithm in ("loops", "direct"):
+    applies = (g.R, g.S, g.stride, g.dilation) == (3, 3, (1, 1), (1, 1)) and x.dtype == np.float32
+    if algorithm == "winograd":
+        return "winograd" if applies else "direct"
+    if algorithm != "auto":
         return algorithm
+    C, K = g.C // g.groups, g.K // g.groups
+    pays = C * K >= 22 * (C + K) and 18 * C * K * g.groups * g.N * g.OH * g.OW >= 1 << 30
+    if applies and pays and not use_tf32(x):
+        return "winograd"
     return "loops" if outputs <= FEW_FILTERS else "direct"
 
 
@@ -269,16 +271,15 @@ def product(
 
 def winograd_forward(x: Array, w: Array, b: Array, g: ConvGeometry, *, turned: bool) -> Array:
     """`conv2d` by Winograd's algorithm, with the filters of ``w`` or, ``turned``, as the gradient needs them."""
-    u = empty((36 * g.K, g.C, 1, 1), like=x)
-    K, C = (g.C, g.K) if turned else (g.K, g.C)
+    u = empty((36 * g.K, g.C // g.groups, 1, 1), like=x)
     kernel = f"winograd_filter<{str(turned).lower()}>"
-    transforms.launch(kernel, *over_elements(K * C), w, u, K, C)
+    transforms.launch(kernel, *over_elements(w.size // 9), w, u, len(w), w.shape[1], g.groups)
     y = empty(g.y_shape, like=x)
     no_bias = module_of(x).zeros(36 * g.K, x.dtype)
     for first, tiles in chunks_of_tiles(g):
         v = empty((1, 36 * g.C, 1, tiles), like=x)
         transforms.launch("winograd_input", *over_elements(g.C * tiles), x, v, fields(g), first, tiles)
-        m = forward_product(v, u, no_bias, conv_geometry(v.shape, u.shape, 1, 0, 1, 36))
+        m = forward_product(v, u, no_bias, conv_geometry(v.shape, u.shape, 1, 0, 1, 36 * g.groups))
         transforms.launch("winograd_output", *over_elements(g.K * tiles), m, b, y, fields(g), first, tiles)
     return y
 
@@ -286,15 +287,15 @@ def winograd_forward(x: Array, w: Array, b: Array, g: ConvGeometry, *, turned: b
 def winograd_grad_weight(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` by the transpose of Winograd's algorithm."""
     chunks = chunks_of_tiles(g)
-    sums = empty((len(chunks), 36 * g.K, g.C, 1, 1), like=x)
+    sums = empty((len(chunks), 36 * g.K, g.C // g.groups, 1, 1), like=x)
     for i, (first, tiles) in enumerate(chunks):
         v, z = (empty((1, 36 * channels, 1, tiles), like=x) for channels in (g.C, g.K))
         transforms.launch("winograd_input", *over_elements(g.C * tiles), x, v, fields(g), first, tiles)
         transforms.launch("winograd_cotangent", *over_elements(g.K * tiles), gy, z, fields(g), first, tiles)
-        sums[i] = grad_weight_product(v, z, conv_geometry(v.shape, sums.shape[1:], 1, 0, 1, 36))
+        sums[i] = grad_weight_product(v, z, conv_geometry(v.shape, sums.shape[1:], 1, 0, 1, 36 * g.groups))
     gw = empty(g.w_shape, like=x)
     total = sum_of_parts(sums, None)
-    transforms.launch("winograd_grad_weight", *over_elements(g.K * g.C), total, gw, g.K, g.C)
+    transforms.launch("winograd_grad_weight", *over_elements(gw.size // 9), total, gw, gw.size // 9)
     return gw
 
 

@@ -8,13 +8,13 @@
 //
 //     x ──input──▶ V[e][c][tile] ─┐
 //                                 ├─▶ M[e][k][tile] = Σ_c U[e][k][c] · V[e][c][tile] ──output──▶ y
-//     w ─filter──▶ U[e][k][c] ────┘            (a 1×1 convolution in 36 groups: conv2d_gemm)
+//     w ─filter──▶ U[e][k][c] ────┘          (a 1×1 convolution in 36·G groups: conv2d_gemm)
 //
 // The gradient of x is such a convolution itself, of gy with the turned filters. The gradient of w is the transpose of
 // the whole in w; the same matrices come back, transposed:
 //
 //     gw = Gᵀ [ Σ_tile (A gy Aᵀ) ⊙ (Bᵀ x B) ] G       Z = A gy Aᵀ by winograd_cotangent, the sum by
-//                                                     conv2d_grad_weight_gemm, in 36 groups again
+//                                                     conv2d_grad_weight_gemm, in as many groups
 //
 // Tiles are numbered (n·TH + row)·TW + column; first_tile is the number of tile 0 of V, M or Z, whose rows hold `tiles`
 // tiles, those behind the last one zero. One thread transforms one tile of one channel; neighbouring threads have
@@ -109,17 +109,22 @@ __device__ __forceinline__ void load(float (&tile)[size][size], const float* map
         }
 }
 
-// w (K, C, 3, 3) → u (36, K, C); or, `turned` by half a turn for the gradient of the input, (36, C, K).
+// w (K, C/G, 3, 3) → u (36, K, C/G); or, `turned` by half a turn for the gradient of the input, (36, C, K/G).
 template <bool turned>
-__global__ void winograd_filter(const float* __restrict__ w, float* __restrict__ u, int K, int C) {
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= K * C) return;
-    const int k = turned ? i % K : i / C, c = turned ? i / K : i % C;
+__global__ void winograd_filter(const float* __restrict__ w, float* __restrict__ u, int K, int C_per_group, int groups) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, filters = K * C_per_group;
+    if (i >= filters) return;
+    int filter = i;  // k·C/G + c
+    if constexpr (turned) {
+        const int K_per_group = K / groups, c = i / K_per_group;  // c counts all channels
+        const int k = c / C_per_group * K_per_group + i % K_per_group;
+        filter = k * C_per_group + c % C_per_group;
+    }
     float tile[3][3], transformed[6][6];
     #pragma unroll
-    for (int tap = 0; tap < 9; ++tap) tile[tap / 3][tap % 3] = w[(k * C + c) * 9 + (turned ? 8 - tap : tap)];
+    for (int tap = 0; tap < 9; ++tap) tile[tap / 3][tap % 3] = w[filter * 9 + (turned ? 8 - tap : tap)];
     along_both_axes(tile, transformed, filter_transform);
-    spread(transformed, u + i, K * C);
+    spread(transformed, u + i, filters);
 }
 
 // x (N, C, H, W) → v (36, C, tiles)
@@ -167,13 +172,13 @@ __global__ void winograd_output(
             if (at.h + h < g.OH && at.w + w < g.OW) plane[(at.h + h) * g.OW + at.w + w] = transformed[h][w] + b[k];
 }
 
-// The sum over tiles, (36, K, C) → gw (K, C, 3, 3)
-__global__ void winograd_grad_weight(const float* __restrict__ sum, float* __restrict__ gw, int K, int C) {
+// The sum over tiles, (36, K, C/G) → gw (K, C/G, 3, 3)
+__global__ void winograd_grad_weight(const float* __restrict__ sum, float* __restrict__ gw, int filters) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= K * C) return;
+    if (i >= filters) return;
     float tile[6][6], transformed[3][3];
     #pragma unroll
-    for (int e = 0; e < 36; ++e) tile[e / 6][e % 6] = sum[e * K * C + i];
+    for (int e = 0; e < 36; ++e) tile[e / 6][e % 6] = sum[e * filters + i];
     along_both_axes(tile, transformed, filter_gradient_transform);
     #pragma unroll
     for (int tap = 0; tap < 9; ++tap) gw[i * 9 + tap] = transformed[tap / 3][tap % 3];
