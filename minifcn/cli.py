@@ -412,7 +412,7 @@ def _net_to_look_at(options: argparse.Namespace) -> tuple[nets.Net, nets.NetSpec
     """Return the net that the command line names, its description, and the size of image to show it with."""
     if len(options.size or []) > 2:
         raise ValueError(f"--size: give the height and the width, got {' '.join(map(str, options.size))}")
-    if Path(options.net).exists():
+    if not nets.is_name(options.net) and Path(options.net).exists():
         if options.classes is not None:
             raise ValueError(f"--classes is for nets by name; the run {options.net} has its own")
         trained = _loaded(Path(options.net))

@@ -83,27 +83,31 @@ class TrainedNet:
     pixels: weights.Pixels | None = None
 
 
+def is_name(name: str) -> bool:
+    """Say whether `spec_of` knows a net of this name."""
+    classifier = "|".join(CLASSIFIERS)
+    return re.fullmatch(rf"(fcn[1-9]\d*s-)?({classifier})|fcn[1-9]\d*s", name) is not None
+
+
 def spec_of(name: str, num_classes: int) -> NetSpec:
     """Return the description of a net by its name; over VGG16 and AlexNet, FCNs pad as the released ones.
 
     Raises:
         ValueError: nothing is called so, or the classifier has no map of that stride.
     """
-    match = re.fullmatch(r"(?:fcn(\d+)s(?:-|$))?(\w*)", name)
-    stride, classifier = match.groups() if match else (None, "")
-    classifier = classifier or "tiny_vgg"
-    if match is None or not name or classifier not in CLASSIFIERS:
+    if not is_name(name):
         raise ValueError(
             f"there is no net {name!r}; choose one of {', '.join(CLASSIFIERS)}, or an FCN over it such as fcn8s-vgg16 "
             "(fcn32s, fcn16s and fcn8s alone stand on tiny_vgg)"
         )
+    fcn, _, over = name.partition("-")
+    stride = int(fcn[3:-1]) if fcn.startswith("fcn") else None
+    classifier = (over or "tiny_vgg") if stride else name
     channels = 1 if classifier == "lenet" else 3
     if stride is None:
         return NetSpec(classifier=classifier, num_classes=num_classes, channels=channels)
     padding = _RELEASED_PADDING.get(classifier)
-    return NetSpec(
-        classifier=classifier, num_classes=num_classes, channels=channels, stride=int(stride), padding=padding
-    )
+    return NetSpec(classifier=classifier, num_classes=num_classes, channels=channels, stride=stride, padding=padding)
 
 
 def pretrained(name: str, file: Path | str, num_classes: int) -> TrainedNet:

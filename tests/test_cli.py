@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minifcn import nets
 from minifcn.cli import main
 from minifcn.random import stream
 
@@ -98,7 +99,8 @@ def test_inspect_prints_a_row_for_every_layer(own_run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "layer"
     assert any(line.startswith("backbone.pool3") and " 8 " in line for line in lines)
-    assert lines[-1].startswith("total")
+    assert lines[-3].startswith("total")
+    assert lines[-1].startswith("convolution layers 8, parameters 0.2 M, receptive field 126, ")
     assert main(["inspect", str(own_run[1])]) == 0
     assert main(["inspect", "lenet"]) == 0
 
@@ -190,3 +192,53 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "minifcn train shapes --steps 100000 --out run --resume" in error
     assert list((tmp_path / "run").glob("checkpoint-*.npz"))
+
+
+@pytest.fixture
+def foreign_weights(tmp_path):
+    """Weights of an FCN-8s over TinyVGG for three classes, as the PyTorch port would name and shape them."""
+    net = nets.spec_of("fcn8s", 3).build()
+    renamed = {"score.stride32": "score_fr", "score.stride16": "score_pool4", "score.stride8": "score_pool3"}
+    renamed |= {"upsample.stride32": "upscore2", "upsample.stride16": "upscore_pool4", "upsample.final": "upscore8"}
+    state = {}
+    for name, array in net.state_dict().items():
+        layer, _, kind = name.removeprefix("backbone.").rpartition(".")
+        if layer.startswith("upsample"):
+            array = array * np.eye(3, dtype=np.float32)[:, :, None, None]  # (3, 1, k, k) → (3, 3, k, k)
+        state[f"{renamed.get(layer, layer)}.{kind}"] = array
+    state["score_fr.bias"] = np.array([0, 0, 1], np.float32)  # class 2 everywhere
+    path = tmp_path / "weights.npz"
+    np.savez(path, **state)
+    return path
+
+
+def test_an_own_image_is_labelled_by_weights_from_elsewhere(foreign_weights, tmp_path, capsys):
+    Image.fromarray(stream(0, "photo").integers(0, 256, (40, 57, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    command = ["predict", str(tmp_path / "photo.png"), "--net", "fcn8s", "--weights", str(foreign_weights)]
+    assert main([*command, "--classes", "3", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "fcn8s, channels BGR, pixels 0 … 255 less 104.007, 116.669, 122.679" in shown
+    assert "class 2 100%" in shown
+    with Image.open(tmp_path / "photo-label.png") as label:
+        assert label.size == (57, 40)
+        assert (np.array(label) == 2).all()
+    assert main([*command, "--out", str(tmp_path)]) == 2  # 21 classes
+    assert "score_fr.bias (given (3,), expected (21,))" in capsys.readouterr().err
+    assert main([*command[:2], "--net", "vgg16", "--weights", str(foreign_weights)]) == 2
+    assert "vgg16 is a classifier" in capsys.readouterr().err
+
+
+def test_a_full_size_net_is_inspected_and_explained(capsys):
+    assert main(["inspect", "fcn8s-vgg16"]) == 0
+    shown = capsys.readouterr().out
+    assert "convolution layers 16, parameters 134.4 M, receptive field 404, maximum stride 32" in shown
+    assert main(["explain", "fcn8s-vgg16"]) == 0
+    assert "pixel 0 lies at 31: crop there, 500×500 of 568×568" in capsys.readouterr().out
+    assert main(["explain", "alexnet"]) == 2
+    assert "alexnet is a classifier, which crops nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fcn8s-vgg17", "fcn-vgg16", "fcn9s-vgg16", "vgg16-fcn8s", "fcn8s-", "fcn0s"])
+def test_a_net_that_does_not_exist_is_refused(name, capsys):
+    assert main(["explain", name]) == 2
+    assert "vgg16" in (shown := capsys.readouterr().err) or "taps" in shown

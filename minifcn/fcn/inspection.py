@@ -69,7 +69,7 @@ class Summary:
 
     Attributes:
         conv_layers: convolutions, linear layers among them, on the longest way through the net, upsampling not counted.
-        parameters: how many numbers it has to learn.
+        parameters: how many numbers they hold, those of fixed upsampling among them.
         receptive_field: of a score at the coarsest stride, (vertical, horizontal).
         max_stride: the coarsest stride, (vertical, horizontal).
     """

@@ -85,11 +85,7 @@ class FCN(nn.Module):
         if x.ndim != 4:
             raise ValueError(f"FCN: needs images (N, C, H, W), got shape {x.shape}")
         H, W = x.shape[2:]
-        if not self.plan.covers((H, W)).all():
-            raise ValueError(
-                f"FCN: images of {H}×{W} leave pixels without a score at this padding; use larger images, or build the "
-                f"net with padding={minimum_padding(self)}, the smallest that is enough for every size"
-            )
+        self.plan.check_covers((H, W))
         maps = self.tapped_maps(x)
         coarsest, *_ = self.taps
         scores = self.score[f"stride{coarsest}"](maps[coarsest])

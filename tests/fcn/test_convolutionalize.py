@@ -32,6 +32,102 @@ def test_the_dense_net_answers_on_every_patch_what_the_classifier_answers(height
     np.testing.assert_allclose(dense, expected, rtol=1e-4, atol=1e-4)
 
 
+@st.composite
+def random_classifiers(draw):
+    """A classifier without padding: convolutions (in groups, too), pools, branches and norms, then linear layers.
+
+    With it come the side of its patches and its stride.
+    """
+    rng = stream(draw(st.integers(0, 2**32)), "classifier")
+    channels, layers, side, patch, stride = 2, [], draw(st.integers(1, 3)), None, 1
+    kinds = draw(st.lists(st.sampled_from(["conv", "grouped", "max", "average", "branches", "norm"]), max_size=4))
+    spatial = []  # (kernel, stride) of each layer, to work out the patch that makes a map of side × side
+    for kind in kinds:
+        kernel, step = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        if kind in ("conv", "grouped"):
+            groups = 2 if kind == "grouped" else 1
+            layers += [nn.Conv2d(channels, 4, kernel, stride=step, groups=groups, rng=rng), nn.ReLU()]
+            channels = 4
+        elif kind == "max":
+            layers.append(nn.MaxPool2d(kernel, stride=step))
+        elif kind == "average":
+            layers.append(nn.AvgPool2d(kernel, stride=step))
+        elif kind == "branches":
+            one, two = (nn.Conv2d(channels, 2, kernel, stride=step, rng=rng) for _ in range(2))
+            layers.append(nn.Parallel(nn.Sequential(one, nn.ReLU()), two))
+            channels = 4
+        else:
+            layers.append(nn.LocalResponseNorm(3, alpha=0.5))
+            kernel = step = 1
+        spatial.append((kernel, step))
+    patch = side
+    for kernel, step in reversed(spatial):
+        patch = (patch - 1) * step + kernel
+        stride *= step
+    head = [nn.Flatten((channels, side, side)), nn.Linear(channels * side**2, 5, rng=rng), nn.ReLU()]
+    return nn.Sequential(*layers, *head, nn.Linear(5, 3, rng=rng)), patch, stride
+
+
+@given(random_classifiers(), st.integers(0, 9), st.integers(0, 9), st.integers(0, 2**32))
+def test_any_dense_net_answers_on_every_patch_what_its_classifier_answers(built, more_rows, more_columns, seed):
+    classifier, patch, stride = built
+    x = image(2, 2, patch + more_rows, patch + more_columns, seed=seed)
+    with no_grad():
+        dense = fcn.convolutionalize(classifier)(x).data
+        expected = patch_scores(classifier, x, patch, stride)
+    assert dense.shape == expected.shape
+    np.testing.assert_allclose(dense, expected, rtol=1e-4, atol=1e-4)
+
+
+def without_padding(net):
+    """The same layers, but for the zeros that they put around their maps."""
+    for _, layer in net.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.padding = (0, 0)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "patch"),
+    [
+        (models.alexnet, 355),  # the receptive field: without padding, a patch is what its one score sees
+        pytest.param(models.vgg16, 404, marks=pytest.mark.slow),
+    ],
+)
+def test_the_large_dense_nets_answer_on_every_patch_what_the_classifiers_answer(make, patch):
+    classifier = without_padding(make(4)).eval()
+    x = image(1, 3, patch + 32, patch + 32)  # 2×2 patches
+    with no_grad():
+        expected = patch_scores(classifier, x, patch, stride=32)
+        dense = fcn.convolutionalize(classifier).eval()(x).data
+    assert dense.shape == (1, 4, 2, 2)
+    np.testing.assert_allclose(dense, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "side", "size"),
+    [
+        (models.googlenet, "pool5", 7, (256, 288)),
+        (models.tiny_vgg, "flatten", 2, (96, 128)),
+        pytest.param(models.vgg16, "flatten", 7, (256, 288), marks=pytest.mark.slow),
+    ],
+)
+def test_where_a_net_pads_its_head_slides_over_the_map_of_the_whole_image(make, head, side, size):
+    """The head answers exactly on every side × side cells; the trunk sees neighbours where a patch has zeros."""
+    classifier = make(4).eval()
+    names = [name for name, _ in classifier.named_children()]
+    trunk, rest = (
+        nn.Sequential({name: classifier[name] for name in part})
+        for part in (names[: names.index(head)], names[names.index(head) :])
+    )
+    x = image(1, 3, *size)
+    with no_grad():
+        dense = fcn.convolutionalize(classifier).eval()(x).data
+        expected = patch_scores(rest, trunk(x), side, stride=1)
+    assert dense.shape == (1, 4, 2, 3)
+    np.testing.assert_allclose(dense, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
 def test_a_padded_classifier_is_answered_exactly_on_an_image_of_its_own_size():
     classifier = models.tiny_vgg(7).eval()
     x = image(2, 3, 64, 64)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from minifcn import Tensor, fcn, models, nn, no_grad
+from minifcn import Tensor, fcn, models, nn, no_grad, ops
 from minifcn.fcn.geometry import GeometryError
 from minifcn.random import stream
 
@@ -66,6 +68,54 @@ def test_a_new_net_scores_zero_everywhere_and_its_skips_change_nothing():
     before = fine(image(1, 1, 40, 50)).data
     fine.score["stride16"].bias.data = np.ones(3, np.float32)
     np.testing.assert_allclose(fine(image(1, 1, 40, 50)).data - before, 1, rtol=1e-4)
+
+
+class WithoutSkips(fcn.FCN):
+    def fuse(self, coarse, fine, fusion):
+        return coarse
+
+
+@pytest.mark.parametrize("stride", [16, 8, 4, 2])
+def test_a_zero_initialised_skip_leaves_the_output_unchanged(stride):
+    coarse = fcn.FCN(narrow_backbone(), 3, stride=32)
+    fill(coarse)
+    x = image(2, 1, 40, 50)
+    with_skips, without = (
+        make(narrow_backbone(), 3, stride=stride).start_from(coarse)(x).data for make in (fcn.FCN, WithoutSkips)
+    )
+    np.testing.assert_array_equal(with_skips, without)
+    assert with_skips.any()
+
+
+@pytest.mark.parametrize("stride", [8, 4])
+def test_with_odd_kernels_a_finer_net_starts_as_the_coarser_one(stride):
+    """Interpolating by 2 and then by f is interpolating by 2f, where the middle of the filter is a pixel."""
+    layers = {
+        "conv": nn.Conv2d(1, 2, 3, stride=2, padding=1, rng=stream(0, 1)),
+        "pool": nn.MaxPool2d(3, stride=2),
+        "conv2": nn.Conv2d(2, 2, 3, stride=2, padding=1, rng=stream(0, 2)),
+        "fc": nn.Conv2d(2, 2, 3, stride=2, rng=stream(0, 3)),
+    }
+    backbone = nn.Sequential(layers, taps={4: ("pool", 2), 8: ("conv2", 2), 16: ("fc", 2)})
+    coarse = fcn.FCN(backbone, 3, stride=16, padding=60)
+    fine = fcn.FCN(backbone, 3, stride=stride, padding=60).start_from(coarse)
+    assert coarse.plan.upsample.kernel == (31, 31)
+    coarse.score["stride16"].weight.data = stream(0, "score").standard_normal((3, 2, 1, 1)).astype(np.float32)
+    fine.start_from(coarse)
+    x = image(1, 1, 60, 70)
+    np.testing.assert_allclose(fine(x).data, coarse(x).data, rtol=1e-4, atol=1e-5)
+    assert np.ptp(coarse(x).data) > 0.1
+
+
+@given(coarse=st.integers(1, 5), fine=st.integers(1, 5), classes=st.integers(1, 4), seed=st.integers(0, 2**32))
+def test_to_concatenate_and_score_is_to_score_and_sum(coarse, fine, classes, seed):
+    """A 1×1 convolution of joined features is the sum of one for each part: both are linear."""
+    draw = stream(seed, "features").standard_normal
+    x, y = Tensor(draw((2, coarse, 4, 3))), Tensor(draw((2, fine, 4, 3)))
+    w, b = draw((classes, coarse + fine, 1, 1)), Tensor(draw(classes))
+    joined = ops.conv2d(ops.cat([x, y], dim=1), Tensor(w), b)
+    summed = ops.conv2d(x, Tensor(w[:, :coarse].copy()), b) + ops.conv2d(y, Tensor(w[:, coarse:].copy()))
+    np.testing.assert_allclose(joined.data, summed.data, rtol=1e-12, atol=1e-12)
 
 
 def test_a_finer_net_starts_with_all_parameters_of_the_coarser_one():

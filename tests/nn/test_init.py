@@ -80,3 +80,11 @@ def test_an_even_bilinear_filter_keeps_a_constant_in_the_interior(factor):
     assert y.shape[2:] == (5 * factor, 5 * factor)
     inner = slice(factor, -factor)
     np.testing.assert_allclose(y[0, 0, inner, inner], 1, rtol=1e-6)
+
+
+def test_a_blank_net_has_zeros_that_take_no_time_and_the_next_one_has_weights():
+    with nn.init.blank():
+        blank = nn.Linear(25_088, 4096)  # VGG16's fc6
+    assert not blank.weight.data[::500].any()
+    assert blank.weight.dtype == np.float32
+    assert nn.Linear(3, 2).weight.data.all()

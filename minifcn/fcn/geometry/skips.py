@@ -65,6 +65,15 @@ class SkipPlan:
         top, left = self.offset
         return (final_h - top >= h) & (final_w - left >= w)
 
+    def check_covers(self, size: Pair) -> None:
+        """Raise `GeometryError` where pixels of an image of ``size`` (height, width) get no score."""
+        if not self.covers(size).all():
+            raise GeometryError(
+                f"images of {size[0]}×{size[1]} leave pixels without a score at this padding; use larger images, or "
+                f"build the net with padding={minimum_padding(self.taps, upsampling=self.upsampling())}, the smallest "
+                "that is enough for every size"
+            )
+
     def upsampling(self) -> dict[int, Window]:
         """Return the windows that enlarge the scores of each stride, as `plan_skips` takes them."""
         coarse = sorted(self.taps, reverse=True)
