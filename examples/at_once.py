@@ -31,7 +31,7 @@ def main(effort: Effort = FULL) -> None:
 
     def at_once(**options):
         net = fcn.FCN(fcn.convolutionalize(start), len(CLASSES), stride=8, padding=PADDING, **options)
-        return net.start_from(segmenter(start, 32))
+        return net.start_from(segmenter(start, stride=32))
 
     def learn(name, net, steps):
         config = settings(steps, evaluate_every=max(1, steps // 4))
@@ -46,7 +46,7 @@ def main(effort: Effort = FULL) -> None:
 
     staged, x, y = None, [], []
     for stride in (32, 16, 8):
-        net = segmenter(start, stride)
+        net = segmenter(start, stride=stride)
         staged = net if staged is None else net.start_from(staged)
         more_x, more_y = learn(f"FCN-{stride}s, in stages", staged, steps // 3)
         done = x[-1] if x else 0

@@ -41,10 +41,9 @@ def main(effort: Effort = FULL) -> None:
 
     classifier = models.alexnet(1000).eval()
     dense = fcn.convolutionalize(classifier).eval()
-    with no_grad():
-        answers = dense(Tensor(image))  # compiles, and warms the caches
-        classifier(Tensor(patches[:BATCH]))
-    assert answers.shape[2:] == (grid, grid)
+    assert dense.window().output_size((side - 15, side - 15)) == (grid, grid)
+    for net, x in ((dense, image), (classifier, patches[:BATCH])):
+        run(net, Tensor(x))  # compiles, and warms the caches
 
     times = {"dense": run(dense, Tensor(image))}
     batches = [Tensor(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]

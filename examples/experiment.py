@@ -53,13 +53,13 @@ def scenes(split: str, count: int = 256) -> DigitScenes:
     return DigitScenes(split, SCENE, count=count)
 
 
-def segmenter(start: nn.Sequential, kind: type[fcn.FCN] = fcn.FCN) -> fcn.FCN:
-    """Return an FCN-8s that begins as ``start``'s heat map, upsampled.
+def segmenter(start: nn.Sequential, kind: type[fcn.FCN] = fcn.FCN, *, stride: int = 8) -> fcn.FCN:
+    """Return an FCN that begins as ``start``'s heat map, upsampled.
 
     The classifier's own last layer becomes the coarsest score layer. The paper throws it away and begins with zeros;
     this saves the short trainings here a few hundred steps.
     """
-    net = kind(fcn.convolutionalize(start), len(CLASSES), stride=8, padding=PADDING)
+    net = kind(fcn.convolutionalize(start), len(CLASSES), stride=stride, padding=PADDING)
     last, score = start["score"], net.score["stride32"]
     score.weight.data[...] = last.weight.data[:, :, None, None]
     score.bias.data[...] = last.bias.data

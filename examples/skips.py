@@ -38,7 +38,7 @@ def main(effort: Effort = FULL) -> None:
     nets, rows = {}, []
     for name, stride in [("FCN-32s-fixed", 32), *((f"FCN-{s}s", s) for s in (32, 16, 8, 4, 2))]:
         if not nets:
-            net = segmenter(start, stride)
+            net = segmenter(start, stride=stride)
         else:
             backbone = fcn.convolutionalize(start)
             net = fcn.FCN(backbone, len(CLASSES), stride=stride, padding=PADDING).start_from(list(nets.values())[-1])

@@ -94,8 +94,8 @@ def _padding(net: SkipNet) -> str:
     name, window = next((name, layer.window()) for name, layer in layers if layer.window() != Window())
     assert isinstance(window, Window)  # `FCN` pads a convolution
     return (
-        f"Padding: {name} (p = {_pair(window.padding)}) pads the image. The smallest padding with which images of every size get "
-        f"all their scores is {minimum_padding(net)}."
+        f"Padding: {name} (p = {_pair(window.padding)}) pads the image. The smallest padding with which images of "
+        f"every size get all their scores is {minimum_padding(net)}."
     )
 
 
