@@ -29,9 +29,9 @@ def main(effort: Effort = FULL) -> None:
         net = nets[name] = segmenter(start)
         run(name, net, scenes("train"), settings(effort.steps, **change))
         confusion = evaluate(net, test, progress=True)
-        digits_found = confusion[1:, 1:].sum() / confusion[1:].sum()
-        right_about_digits = confusion[1:, 1:].sum() / confusion[:, 1:].sum()
-        rows.append((name, percent(digits_found), percent(right_about_digits), *in_percent(metrics.scores(confusion))))
+        both = confusion[1:, 1:].sum()  # pixels of digits that are called digits, whichever
+        found, right = both / max(1, confusion[1:].sum()), both / max(1, confusion[:, 1:].sum())
+        rows.append((name, percent(found), percent(right), *in_percent(metrics.scores(confusion))))
     share = background_share(test)
     draw(nets, test)
     print(f"background: {percent(share)} % of the labelled pixels")

@@ -126,7 +126,7 @@ def plot(path: Path, panels: Mapping[str, Mapping[str, Curve]], ylabel: str) -> 
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), layout="constrained", squeeze=False)
     for panel, (xlabel, curves) in zip(axes[0], panels.items(), strict=True):
         for name, (x, y) in curves.items():
-            panel.plot(x, y, "o-", markersize=3, label=name)
+            panel.plot(x, y, "o-" if len(x) < 50 else "-", markersize=3, label=name)
         panel.set(xlabel=xlabel, ylabel=ylabel)
         panel.legend()
         panel.grid(alpha=0.3)

@@ -13,7 +13,7 @@ from experiment import train as run
 from minifcn.training import regimes
 
 PIXELS = 128 * 128
-LR = regimes.lr_of_sum(0.0015, PIXELS)
+LR = regimes.lr_of_sum(0.0003, PIXELS)
 
 
 def main(effort: Effort = FULL) -> None:

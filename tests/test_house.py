@@ -117,11 +117,13 @@ PUBLIC = {
     "minifcn.nn": "Parameter Module Conv2d ConvTranspose2d MaxPool2d AvgPool2d ReLU Dropout LocalResponseNorm Flatten "
     "Linear Sequential Parallel Window init random_state",
     "minifcn.models": "lenet tiny_vgg alexnet vgg16 googlenet",
-    "minifcn.fcn": "convolutionalize FCN geometry inspect summarize feature_scales",
+    "minifcn.fcn": "convolutionalize FCN geometry inspect summarize feature_scales shift_and_stitch rarefy "
+    "bilinear_upsampling sample_loss sample_labels images_per_batch MultiTask LateFusion",
     "minifcn.fcn.geometry": "coordinate_map receptive_field crop_offset minimum_padding explain",
     "minifcn.weights": "load read Pixels",
-    "minifcn.data": "digits shapes folder",
-    "minifcn.training": "SGD Trainer metrics checkpoint",
+    "minifcn.data": "digits shapes folder Masked WithDepth",
+    "minifcn.training": "SGD Trainer metrics checkpoint regimes diagnose",
+    "minifcn.training.regimes": "accumulated online heavy equal_momentum equal_lr lr_of_mean lr_of_sum",
     "minifcn.training.metrics": "confusion_matrix pixel_accuracy mean_accuracy mean_iu frequency_weighted_iu",
     "minifcn.testing": "check_gradients check_adjoint check_backends strategies",
     "minifcn_kernels": "conv2d conv2d_grad_input conv2d_grad_weight max_pool2d max_pool2d_grad avg_pool2d "

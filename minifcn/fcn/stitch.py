@@ -70,7 +70,8 @@ def rarefy(net: nn.Module) -> nn.Module:
     """Return the net of stride 1 that answers for every patch of an image what ``net`` answers for its own.
 
     All strides become 1; each window behind a stride of S is dilated by S. Average pooling, which has no dilation,
-    becomes the convolution that it is: for each channel alone, a filter of 1/(k·l). Names stay; weights are copies.
+    becomes the convolution that it is: for each channel alone, a filter of 1/(k·l). Names stay, weights are copies;
+    taps go, since there is one stride only.
 
     Args:
         net: `nn.Sequential` and `nn.Parallel`, nested at will, of unpadded convolutions, poolings and layers that
