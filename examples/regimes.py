@@ -3,6 +3,7 @@
 All see the same number of images, with the loss summed over pixels and the same learning rate. A fourth training is the
 heavy one converted to 4 images a step: momentum 0.99⁴, and the learning rate with which each image moves the weights as
 far in the end. It should come out like the heavy one. (Not 20: converted, these steps are so long that they diverge.)
+The learning rate cools down over the last steps: a training of a minute would end in the middle of its swings.
 """
 
 from dataclasses import replace
@@ -31,7 +32,7 @@ def main(effort: Effort = FULL) -> None:
     rows, curves = [], {}
     for name, config in configs.items():
         net = segmenter(start)
-        records = run(name, net, scenes("train"), config)
+        records = run(name, net, scenes("train"), replace(config, cooldown=2 * config.steps // 5))
         per_step = config.accumulate
         losses = [record["loss"] / (per_step * PIXELS) for record in records]
         means = smooth(losses, max(1, 100 // per_step))
