@@ -7,7 +7,7 @@ import os
 import sys
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # Some tests compare one thread with two, on a machine of one core as well. Numba reads this when it is imported.
 os.environ["NUMBA_NUM_THREADS"] = "2"
@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("quick", max_examples=20, derandomize=True, deadline=None, print_blob=True)
 # 400: the 31 tests for false alarms of `minifcn.testing` see 12,400 layers, and `make check` stays below half an hour.
 settings.register_profile("thorough", max_examples=400, deadline=None, print_blob=True)
+# For `make mutants`: whether a test fails is all that is asked there, not the smallest case for which it does.
+settings.register_profile("mutants", settings.get_profile("quick"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("MINIFCN_TEST_PROFILE", "quick"))
 
 
