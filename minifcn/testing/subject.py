@@ -117,7 +117,7 @@ def _values(i: int, x: Any, dtype: type[np.floating[Any]]) -> Array:
             f"input {i} must be a float32 or float64 array or tensor, got {array.dtype}; what has no gradient, "
             f"such as class labels, belongs into the function: check_gradients(lambda x: f(x, labels), x)"
         )
-    return array.astype(dtype)
+    return array.astype(dtype, order="C")
 
 
 def _in_precision(module: Module, dtype: type[np.floating[Any]]) -> Module:
