@@ -1,7 +1,8 @@
-"""Hypothesis strategies for the geometry of windowed kernels, and arrays to go with them.
+"""Hypothesis strategies for the geometry of windowed kernels, and arrays to go with them: for tests of kernels alone.
 
-Valid by construction: the output's size is drawn and the input's derived from it, so no example is thrown away.
-Arrays come from drawn seeds, so that an example shrinks in its geometry and not number by number.
+Everything above the kernels takes `minifcn.testing.strategies`, whose cases ask the kernels' contracts for the size
+of an output. Here the contracts themselves are tested, so nothing is asked: the output's size is drawn and the
+input's derived from it, and no example is thrown away. Arrays have a dtype, since kernels are tested in both.
 """
 
 from dataclasses import dataclass
@@ -28,14 +29,6 @@ def distinct(seed, shape, dtype=np.float64):
     """Numbers of which any two differ by 0.1 or more: a maximum stays where it is under small steps."""
     size = int(np.prod(shape))
     return (stream(seed).permutation(size).reshape(shape) * 0.1).astype(dtype)
-
-
-def strided(array):
-    """Return an equal array that is not contiguous: every second element of a larger one, axes stored backwards."""
-    store = np.zeros(tuple(2 * n for n in array.shape[::-1]), array.dtype)
-    view = store[tuple(slice(None, None, 2) for _ in array.shape)].transpose()
-    view[...] = array
-    return view
 
 
 @dataclass(frozen=True)

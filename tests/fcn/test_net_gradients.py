@@ -1,4 +1,7 @@
-"""The gradients of FCN-32s, 16s and 8s as a whole: from the loss through every crop and skip back to the image."""
+"""The gradients of FCN-32s, 16s and 8s as a whole, from the loss through every crop and skip back to the image.
+
+And of all else in `minifcn.fcn` that has a gradient.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import pytest
 from minifcn import fcn, nn
 from minifcn.random import stream
 from minifcn.testing import GradientError, check_gradients
-from minifcn.testing.data import normal
+from minifcn.testing.data import distinct, normal
 from planted.into_kernels import CROP_FAULTS, crop_elsewhere, plant_kernel
 from whole_nets import NetAndLoss, drawn_anew, idle
 
@@ -53,3 +56,59 @@ def test_a_crop_that_is_one_pixel_off_in_backward_is_found(monkeypatch):
     plant_kernel("crop_grad", one_off)(monkeypatch)
     with nn.random_state(0), pytest.raises(GradientError, match="The gradient is what central differences measure"):
         check_gradients(net_and_loss(8, "fixed"), IMAGE, mode="directional")
+
+
+def late_fusion():
+    def net():
+        return drawn_anew(fcn.FCN(narrow_backbone(), CLASSES, stride=16))
+
+    return fcn.LateFusion(net(), net(), channels=1), normal((1, 2, HEIGHT, WIDTH))
+
+
+def one_head():
+    net = fcn.MultiTask(narrow_backbone(), {"semantic": 3, "geometric": 2}, stride=16)
+    return drawn_anew(net).head("geometric"), IMAGE
+
+
+def rarefied():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Conv2d(2, 2, 1))
+    return drawn_anew(fcn.rarefy(net)), distinct((1, 1, 12, 13))
+
+
+def sampled_loss():
+    target = stream(0, "labels").integers(0, CLASSES, (1, 4, 5))
+    return lambda z: fcn.sample_loss(z, target, 0.5, stream(0, "kept")), normal((1, CLASSES, 4, 5))
+
+
+# What else has a gradient: a function that makes it, and a point.
+PARTS = {
+    "LateFusion": late_fusion,
+    "MultiTask": one_head,
+    "bilinear_upsampling": lambda: (fcn.bilinear_upsampling(2, 4, 2, learned=True), normal((1, 2, 3, 4))),
+    "rarefy": rarefied,
+    "sample_loss": sampled_loss,
+}
+PROVED_ABOVE = {"FCN", "convolutionalize"}  # convolutionalize makes layers of layers, and copies weights
+WITHOUT_GRADIENT = {
+    "LayerRow",
+    "Summary",
+    "feature_scales",
+    "geometry",
+    "images_per_batch",
+    "inspect",
+    "sample_labels",
+    "shift_and_stitch",
+    "summarize",
+}
+
+
+def test_everything_has_a_row():
+    rows = PARTS.keys() | PROVED_ABOVE | WITHOUT_GRADIENT
+    assert rows == set(fcn.__all__), "give it a row in PARTS, or say in WITHOUT_GRADIENT that it has none"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_gradient_of_a_part(name):
+    part, x = PARTS[name]()
+    with nn.random_state(0):
+        check_gradients(part, x, mode="directional")

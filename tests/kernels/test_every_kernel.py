@@ -6,8 +6,9 @@ import pytest
 
 import minifcn_kernels as kernels
 from backends import EMULATOR, backends
-from geometry import normal, strided, whole
+from geometry import normal, whole
 from minifcn.random import stream
+from minifcn.testing.data import strided
 from minifcn_kernels.dispatch import Kernel
 
 # Rows of 37 hold whole vectors and a rest.

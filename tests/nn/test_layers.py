@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geometry import SEEDS, convolutions, poolings
 from minifcn import Tensor, nn, ops
 from minifcn.random import stream
+from minifcn.testing import strategies
 
 PAIRS = {low: st.one_of(st.integers(low, 3), st.tuples(st.integers(low, 3), st.integers(low, 3))) for low in (0, 1)}
 
@@ -28,11 +28,11 @@ def upsamplings(draw):
     return layer, (h, w)
 
 
-@given(case=convolutions())
+@given(case=strategies.convolutions())
 def test_the_window_of_conv2d_tells_its_output_size(case):
-    layer = nn.Conv2d(case.x_shape[1], case.w_shape[0], case.w_shape[2:], **case.options)
-    y = layer(picture(*case.x_shape))
-    assert y.shape == (case.x_shape[0], case.w_shape[0], *layer.window().output_size(case.x_shape[2:]))
+    layer = nn.Conv2d(case.C, case.K, (case.R, case.S), **case.options)
+    y = layer(picture(case.N, case.C, case.H, case.W))
+    assert y.shape == (case.N, case.K, *layer.window().output_size((case.H, case.W)))
 
 
 @given(case=upsamplings())
@@ -41,16 +41,18 @@ def test_the_window_of_conv_transpose2d_tells_its_output_size(case):
     assert layer(picture(1, 2, *size)).shape == (1, 4, *layer.window().output_size(size))
 
 
-@given(case=poolings(dilated=True))
+@given(case=strategies.poolings())
 def test_the_window_of_max_pool2d_tells_its_output_size(case):
-    layer = nn.MaxPool2d(**case.options)
-    assert layer(picture(*case.x_shape)).shape == (*case.x_shape[:2], *layer.window().output_size(case.x_shape[2:]))
+    layer = nn.MaxPool2d(**case.max_options)
+    x = picture(case.N, case.C, case.H, case.W)
+    assert layer(x).shape == (*x.shape[:2], *layer.window().output_size(x.shape[2:]))
 
 
-@given(case=poolings(dilated=False))
+@given(case=strategies.poolings(dilated=False))
 def test_the_window_of_avg_pool2d_tells_its_output_size(case):
-    layer = nn.AvgPool2d(**case.options)
-    assert layer(picture(*case.x_shape)).shape == (*case.x_shape[:2], *layer.window().output_size(case.x_shape[2:]))
+    layer = nn.AvgPool2d(**case.avg_options)
+    x = picture(case.N, case.C, case.H, case.W)
+    assert layer(x).shape == (*x.shape[:2], *layer.window().output_size(x.shape[2:]))
 
 
 @pytest.mark.parametrize("layer", [nn.ReLU(), nn.LocalResponseNorm(3), nn.Dropout(0.5).eval()], ids=repr)
@@ -69,14 +71,15 @@ def test_flatten_and_linear_look_at_the_whole_map_once(C, H, W):
 # --- each layer is its op ------------------------------------------------------------------------------------------
 
 
-@given(case=convolutions(), bias=st.booleans(), seed=SEEDS)
-def test_conv2d_runs_its_op_with_its_options(case, bias, seed):
-    layer = nn.Conv2d(case.x_shape[1], case.w_shape[0], case.w_shape[2:], bias=bias, rng=stream(seed), **case.options)
-    x = picture(*case.x_shape, seed=seed)
+@given(case=strategies.convolutions())
+def test_conv2d_runs_its_op_with_its_options(case):
+    rng = stream(case.seed)
+    layer = nn.Conv2d(case.C, case.K, (case.R, case.S), bias=case.bias, rng=rng, **case.options)
+    x = picture(case.N, case.C, case.H, case.W, seed=case.seed)
     expected = ops.conv2d(x, layer.weight, layer.bias, **case.options)
     np.testing.assert_array_equal(layer(x).data, expected.data)
-    assert layer.weight.shape == case.w_shape
-    assert (layer.bias is not None) == bias
+    assert layer.weight.shape == (case.K, case.C // case.groups, case.R, case.S)
+    assert (layer.bias is not None) == case.bias
 
 
 def test_conv_transpose2d_runs_its_op_with_its_options():
@@ -88,16 +91,18 @@ def test_conv_transpose2d_runs_its_op_with_its_options():
     assert layer.bias is None
 
 
-@given(case=poolings(dilated=True))
+@given(case=strategies.poolings())
 def test_max_pool2d_runs_its_op_with_its_options(case):
-    x = picture(*case.x_shape)
-    np.testing.assert_array_equal(nn.MaxPool2d(**case.options)(x).data, ops.max_pool2d(x, **case.options).data)
+    x = picture(case.N, case.C, case.H, case.W)
+    expected = ops.max_pool2d(x, **case.max_options)
+    np.testing.assert_array_equal(nn.MaxPool2d(**case.max_options)(x).data, expected.data)
 
 
-@given(case=poolings(dilated=False))
+@given(case=strategies.poolings(dilated=False))
 def test_avg_pool2d_runs_its_op_with_its_options(case):
-    x = picture(*case.x_shape)
-    np.testing.assert_array_equal(nn.AvgPool2d(**case.options)(x).data, ops.avg_pool2d(x, **case.options).data)
+    x = picture(case.N, case.C, case.H, case.W)
+    expected = ops.avg_pool2d(x, **case.avg_options)
+    np.testing.assert_array_equal(nn.AvgPool2d(**case.avg_options)(x).data, expected.data)
 
 
 def test_local_response_norm_relu_linear_and_flatten_run_their_ops():

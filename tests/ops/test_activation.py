@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geometry import SEEDS, normal, strided
 from minifcn import Tensor, no_grad, ops
 from minifcn.random import stream
-from numeric import check_gradients
+from minifcn.testing import check_gradients, strategies
+from minifcn.testing.data import normal, strided
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 
 def away_from_zero(seed, shape):
-    x = normal(seed, shape)
+    x = normal(shape, seed)
     return x + 0.1 * np.sign(x)
 
 
-@given(shape=SHAPES, seed=SEEDS)
+@given(shape=SHAPES, seed=strategies.seeds())
 def test_relu_keeps_what_is_positive(shape, seed):
     x = away_from_zero(seed, shape)
     y = ops.relu(Tensor(x)).data
@@ -48,11 +48,11 @@ SOFTMAX = {
 
 
 @pytest.mark.parametrize("name", SOFTMAX)
-@given(shape=SHAPES, where=SEEDS, seed=SEEDS)
+@given(shape=SHAPES, where=strategies.seeds(), seed=strategies.seeds())
 def test_softmax_normalises_along_its_axis(name, shape, where, seed):
     op, of_row = SOFTMAX[name]
     dim = where % (2 * len(shape)) - len(shape)
-    x = normal(seed, shape)
+    x = normal(shape, seed)
     y = op(Tensor(x), dim).data
     for row, expected in zip(in_columns(y, dim), in_columns(x, dim), strict=True):
         np.testing.assert_allclose(row, of_row(expected), rtol=1e-12, atol=1e-14)
@@ -71,9 +71,9 @@ def test_huge_logits_give_exact_answers_without_a_warning(dtype):
     assert y.dtype == log_y.dtype == x.grad.dtype == dtype
 
 
-@given(shape=SHAPES, p=st.sampled_from([0.0, 0.25, 0.5, 0.9]), seed=SEEDS)
+@given(shape=SHAPES, p=st.sampled_from([0.0, 0.25, 0.5, 0.9]), seed=strategies.seeds())
 def test_dropout_scales_what_the_mask_keeps(shape, p, seed):
-    x, mask = normal(seed, shape), stream(seed, 1).random(shape) >= p
+    x, mask = normal(shape, seed), stream(seed, 1).random(shape) >= p
     y = ops.dropout(Tensor(x), p, mask=mask).data
     for at in np.ndindex(shape):
         assert math.isclose(y[at], x[at] / (1 - p) if mask[at] else 0.0, rel_tol=1e-14)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geometry import SEEDS, normal, strided
 from minifcn import Tensor, ops
 from minifcn.ops import basic
-from numeric import check_gradients
+from minifcn.testing import check_gradients, strategies
+from minifcn.testing.data import normal, strided
 
 
 @st.composite
@@ -35,7 +35,7 @@ def element(array, at):
 
 def positive(seed, shape):
     """Away from 0, where division, logarithm and root are smooth."""
-    return np.abs(normal(seed, shape)) + 0.5
+    return np.abs(normal(shape, seed)) + 0.5
 
 
 BINARY = {
@@ -57,10 +57,10 @@ UNARY = {
 
 
 @pytest.mark.parametrize("name", BINARY)
-@given(shapes=broadcast_shapes(), seed=SEEDS)
+@given(shapes=broadcast_shapes(), seed=strategies.seeds())
 def test_a_binary_op_computes_each_element_of_the_broadcast(name, shapes, seed):
     op, of_numbers = BINARY[name]
-    a, b = normal(seed, shapes[0]), positive(seed + 1, shapes[1])
+    a, b = normal(shapes[0], seed), positive(seed + 1, shapes[1])
     y = op(Tensor(a), Tensor(b))
     assert y.shape == np.broadcast_shapes(*shapes)
     for at in np.ndindex(y.shape):
@@ -68,14 +68,14 @@ def test_a_binary_op_computes_each_element_of_the_broadcast(name, shapes, seed):
 
 
 @pytest.mark.parametrize("name", BINARY)
-@given(shapes=broadcast_shapes(), seed=SEEDS)
+@given(shapes=broadcast_shapes(), seed=strategies.seeds())
 def test_a_binary_gradient_is_summed_over_what_was_broadcast(name, shapes, seed):
-    check_gradients(BINARY[name][0], normal(seed, shapes[0]), positive(seed + 1, shapes[1]), seed=seed)
+    check_gradients(BINARY[name][0], normal(shapes[0], seed), positive(seed + 1, shapes[1]), seed=seed)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", BINARY)
-@given(shapes=broadcast_shapes(), seed=SEEDS)
+@given(shapes=broadcast_shapes(), seed=strategies.seeds())
 def test_one_side_may_be_a_constant(name, side, shapes, seed):
     op = BINARY[name][0]
     x, constant = positive(seed, shapes[0]), positive(seed + 1, shapes[1])
@@ -83,7 +83,7 @@ def test_one_side_may_be_a_constant(name, side, shapes, seed):
 
 
 @pytest.mark.parametrize("name", UNARY)
-@given(shape=SHAPES, seed=SEEDS)
+@given(shape=SHAPES, seed=strategies.seeds())
 def test_a_unary_op_computes_each_element(name, shape, seed):
     op, of_number = UNARY[name]
     x = positive(seed, shape)
@@ -94,7 +94,7 @@ def test_a_unary_op_computes_each_element(name, shape, seed):
 
 
 @pytest.mark.parametrize("name", UNARY)
-@given(shape=SHAPES, seed=SEEDS)
+@given(shape=SHAPES, seed=strategies.seeds())
 def test_a_unary_gradient_is_right(name, shape, seed):
     check_gradients(UNARY[name][0], positive(seed, shape), seed=seed)
 
@@ -117,9 +117,9 @@ def matrix_shapes(draw):
     return (*left, rows, inner), (*right, inner, columns)
 
 
-@given(shapes=matrix_shapes(), seed=SEEDS)
+@given(shapes=matrix_shapes(), seed=strategies.seeds())
 def test_a_matrix_product_adds_up_row_times_column(shapes, seed):
-    a, b = normal(seed, shapes[0]), normal(seed + 1, shapes[1])
+    a, b = normal(shapes[0], seed), normal(shapes[1], seed + 1)
     y = Tensor(a) @ Tensor(b)
     stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     assert y.shape == (*stack, a.shape[-2], b.shape[-1])
@@ -129,9 +129,9 @@ def test_a_matrix_product_adds_up_row_times_column(shapes, seed):
         assert math.isclose(y.data[(*at, i, k)], expected, rel_tol=1e-12, abs_tol=1e-12)
 
 
-@given(shapes=matrix_shapes(), seed=SEEDS)
+@given(shapes=matrix_shapes(), seed=strategies.seeds())
 def test_the_gradients_of_a_matrix_product_are_right(shapes, seed):
-    check_gradients(ops.matmul, normal(seed, shapes[0]), normal(seed + 1, shapes[1]), seed=seed)
+    check_gradients(ops.matmul, normal(shapes[0], seed), normal(shapes[1], seed + 1), seed=seed)
 
 
 @pytest.mark.parametrize("shapes", [((2,), (2, 3)), ((2, 3), (3,)), ((2, 3), (2, 3)), ((), (1, 1))])
@@ -142,7 +142,7 @@ def test_a_matrix_product_of_shapes_that_do_not_fit_is_refused(shapes):
 
 
 def test_a_strided_input_gives_what_a_contiguous_one_gives():
-    a, b = normal(1, (3, 4)), normal(2, (4, 3))
+    a, b = normal((3, 4), 1), normal((4, 3), 2)
     np.testing.assert_array_equal((Tensor(strided(a)) @ strided(b)).data, (Tensor(a) @ b).data)
     check_gradients(lambda x, y: x * y.transpose(0, 1), strided(a), strided(b))
 

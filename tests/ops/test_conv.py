@@ -7,46 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geometry import SEEDS, convolutions, normal, strided, whole
 from minifcn import Tensor, ops
-from numeric import check_gradients
+from minifcn.testing import check_adjoint, check_gradients, strategies
+from minifcn.testing.data import normal, strided, whole
 from oracles import conv as oracle
 
 
-@st.composite
-def transposed(draw):
-    """Return the shapes of x and w and options under which `conv_transpose2d` leaves an output."""
-    groups = draw(st.integers(1, 3))
-    C, K_per_group = groups * draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    axes = []
-    for _ in range(2):
-        size, kernel, stride, dilation = (draw(st.integers(1, 3)) for _ in range(4))
-        extra = draw(st.integers(0, stride - 1))
-        whole_side = (size - 1) * stride + dilation * (kernel - 1) + extra + 1
-        axes.append((size, kernel, stride, draw(st.integers(0, min(3, (whole_side - 1) // 2))), extra, dilation))
-    sizes, kernels, strides, paddings, extras, dilations = zip(*axes, strict=True)
-    options = {"stride": strides, "padding": paddings, "output_padding": extras, "dilation": dilations}
-    return (draw(st.integers(1, 2)), C, *sizes), (C, K_per_group, *kernels), options | {"groups": groups}
-
-
 def arrays(seed, *shapes):
-    return [normal(seed + i, shape) for i, shape in enumerate(shapes)]
+    return [normal(shape, seed + i) for i, shape in enumerate(shapes)]
 
 
 # --- conv2d --------------------------------------------------------------------------------------------------------
 
 
-@given(case=convolutions(), bias=st.booleans(), seed=SEEDS)
-def test_conv2d_is_the_sum_over_its_window(case, bias, seed):
-    x, w, b = arrays(seed, case.x_shape, case.w_shape, case.w_shape[:1])
-    y = ops.conv2d(Tensor(x), Tensor(w), Tensor(b) if bias else None, **case.options)
-    np.testing.assert_allclose(y.data, oracle.conv2d(x, w, b if bias else None, **case.options), rtol=1e-12, atol=1e-12)
+@given(case=strategies.convolutions())
+def test_conv2d_is_the_sum_over_its_window(case):
+    y = ops.conv2d(*map(Tensor, case.arrays()), **case.options)
+    np.testing.assert_allclose(y.data, oracle.conv2d(*case.arrays(), **case.options), rtol=1e-12, atol=1e-12)
 
 
-@given(case=convolutions(), seed=SEEDS)
-def test_the_gradients_of_conv2d_are_right(case, seed):
-    inputs = arrays(seed, case.x_shape, case.w_shape, case.w_shape[:1])
-    check_gradients(lambda x, w, b: ops.conv2d(x, w, b, **case.options), *inputs, seed=seed)
+@given(case=strategies.convolutions())
+def test_the_gradients_of_conv2d_are_right(case):
+    check_gradients(lambda *a: ops.conv2d(*a, **case.options), *case.arrays(), mode="directional")
 
 
 SPECIAL = {
@@ -110,36 +92,30 @@ def test_an_option_that_is_no_int_and_no_pair_is_refused(value):
 # --- conv_transpose2d ----------------------------------------------------------------------------------------------
 
 
-@given(case=transposed(), bias=st.booleans(), seed=SEEDS)
-def test_conv_transpose2d_adds_a_scaled_filter_for_every_input(case, bias, seed):
-    x_shape, w_shape, options = case
-    x, w, b = arrays(seed, x_shape, w_shape, (w_shape[1] * options["groups"],))
-    y = ops.conv_transpose2d(Tensor(x), Tensor(w), Tensor(b) if bias else None, **options)
-    expected = oracle.conv_transpose2d(x, w, b if bias else None, **options)
+@given(case=strategies.transposed_convolutions())
+def test_conv_transpose2d_adds_a_scaled_filter_for_every_input(case):
+    y = ops.conv_transpose2d(*map(Tensor, case.arrays()), **case.options)
+    expected = oracle.conv_transpose2d(*case.arrays(), **case.options)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y.data, expected, rtol=1e-12, atol=1e-12)
 
 
-@given(case=transposed(), seed=SEEDS)
-def test_the_gradients_of_conv_transpose2d_are_right(case, seed):
-    x_shape, w_shape, options = case
-    inputs = arrays(seed, x_shape, w_shape, (w_shape[1] * options["groups"],))
-    check_gradients(lambda x, w, b: ops.conv_transpose2d(x, w, b, **options), *inputs, seed=seed)
+@given(case=strategies.transposed_convolutions())
+def test_the_gradients_of_conv_transpose2d_are_right(case):
+    check_gradients(lambda *a: ops.conv_transpose2d(*a, **case.options), *case.arrays(), mode="directional")
 
 
-@given(case=convolutions(), seed=SEEDS)
-def test_a_transposed_convolution_is_exactly_the_adjoint_of_the_convolution(case, seed):
-    x, w = whole(seed, case.x_shape), whole(seed + 1, case.w_shape)
-    convolved = ops.conv2d(Tensor(x), Tensor(w), **case.options).data
-    y = whole(seed + 2, convolved.shape)
+@given(case=strategies.convolutions())
+def test_a_transposed_convolution_is_exactly_the_adjoint_of_the_convolution(case):
+    x, w = (whole(array.shape, case.seed + i) for i, array in enumerate(case.arrays()[:2]))
     # The input's rows that no window reached are what output_padding gives back.
-    left_over = tuple(
-        (x.shape[2 + i] + 2 * p - d * (w.shape[2 + i] - 1) - 1) % s
-        for i, (s, p, d) in enumerate(zip(*(case.options[k] for k in ("stride", "padding", "dilation")), strict=True))
+    reach = [d * (k - 1) + 1 for d, k in zip(case.dilation, w.shape[2:], strict=True)]
+    left_over = tuple((x.shape[2 + i] + 2 * case.padding[i] - reach[i]) % case.stride[i] for i in (0, 1))
+    check_adjoint(
+        lambda x: ops.conv2d(Tensor(x), Tensor(w), **case.options).data,
+        lambda y: ops.conv_transpose2d(Tensor(y), Tensor(w), output_padding=left_over, **case.options).data,
+        x.shape,
     )
-    spread = ops.conv_transpose2d(Tensor(y), Tensor(w), output_padding=left_over, **case.options).data
-    assert spread.shape == x.shape
-    assert np.vdot(convolved, y) == np.vdot(x, spread)
 
 
 @pytest.mark.parametrize("name", ["a batch of zero", "stride over the filter", "depthwise", "1x1"])
@@ -213,7 +189,7 @@ def test_conv_transpose2d_refuses_what_does_not_fit_and_names_it(x_shape, w_shap
 # --- linear --------------------------------------------------------------------------------------------------------
 
 
-@given(N=st.integers(0, 3), C=st.integers(1, 4), K=st.integers(1, 4), bias=st.booleans(), seed=SEEDS)
+@given(N=st.integers(0, 3), C=st.integers(1, 4), K=st.integers(1, 4), bias=st.booleans(), seed=strategies.seeds())
 def test_linear_is_a_weighted_sum_of_features(N, C, K, bias, seed):
     x, w, b = arrays(seed, (N, C), (K, C), (K,))
     y = ops.linear(Tensor(x), Tensor(w), Tensor(b) if bias else None).data

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geometry import SEEDS, normal, strided
 from minifcn import Tensor, ops
 from minifcn.ops.movement import permute, reshape, transpose
-from numeric import check_gradients
+from minifcn.testing import check_gradients, strategies
+from minifcn.testing.data import normal, strided
 
 SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple)
 
@@ -20,14 +20,14 @@ def numbered(shape):
 # --- reshape and transpose -----------------------------------------------------------------------------------------
 
 
-@given(shape=SHAPES, order=st.randoms(use_true_random=False), seed=SEEDS)
+@given(shape=SHAPES, order=st.randoms(use_true_random=False), seed=strategies.seeds())
 def test_reshape_keeps_the_numbers_in_reading_order(shape, order, seed):
     sizes = list(shape)
     order.shuffle(sizes)
     x = Tensor(numbered(shape))
     assert reshape(x, *sizes).data.ravel().tolist() == x.data.ravel().tolist()
     assert x.reshape(-1, sizes[0]).shape == (x.data.size // sizes[0], sizes[0])
-    check_gradients(lambda t: t.reshape(*sizes), normal(seed, shape), seed=seed)
+    check_gradients(lambda t: t.reshape(*sizes), normal(shape, seed), seed=seed)
 
 
 def test_reshape_to_another_number_of_elements_is_refused():
@@ -35,7 +35,7 @@ def test_reshape_to_another_number_of_elements_is_refused():
         Tensor(np.zeros((2, 3))).reshape(4)
 
 
-@given(shape=SHAPES, order=st.randoms(use_true_random=False), negative=st.booleans(), seed=SEEDS)
+@given(shape=SHAPES, order=st.randoms(use_true_random=False), negative=st.booleans(), seed=strategies.seeds())
 def test_permute_moves_axes_and_gradients_move_back(shape, order, negative, seed):
     axes = list(range(len(shape)))
     order.shuffle(axes)
@@ -44,7 +44,7 @@ def test_permute_moves_axes_and_gradients_move_back(shape, order, negative, seed
     y = permute(Tensor(x), *named)
     for at in np.ndindex(shape):
         assert y.data[tuple(at[axis] for axis in axes)] == x[at]
-    check_gradients(lambda t: permute(t, *named), normal(seed, shape), seed=seed)
+    check_gradients(lambda t: permute(t, *named), normal(shape, seed), seed=seed)
 
 
 @pytest.mark.parametrize("dims", [(0,), (0, 0), (0, 1, 1), (0, 3), ()])
@@ -58,7 +58,7 @@ def test_transpose_swaps_two_axes_as_in_pytorch(dims, swapped):
     x = numbered((2, 3, 4))
     np.testing.assert_array_equal(Tensor(x).transpose(*dims).data, np.swapaxes(x, *dims).astype(np.float32))
     assert transpose(Tensor(x), *dims).shape == swapped
-    check_gradients(lambda t: t.transpose(*dims), normal(0, (2, 3, 4)))
+    check_gradients(lambda t: t.transpose(*dims), normal((2, 3, 4)))
 
 
 @pytest.mark.parametrize("dims", [(0, 2), (-3, 0)])
@@ -99,7 +99,7 @@ def test_indexing_takes_what_numpy_takes_and_gradients_add_up_where_it_was_taken
     x = Tensor(numbered((2, 3, 4)), requires_grad=True)
     y = x[index]
     np.testing.assert_array_equal(y.data, x.data[index])
-    u = normal(7, y.shape)
+    u = normal(y.shape, 7)
     y.backward(u)
     expected = np.zeros(24)
     for number, cotangent in zip(y.data.ravel(), u.ravel(), strict=True):
@@ -119,14 +119,19 @@ def test_iterating_yields_rows():
 # --- cat -----------------------------------------------------------------------------------------------------------
 
 
-@given(shape=SHAPES, counts=st.lists(st.integers(0, 3), min_size=1, max_size=4), where=SEEDS, seed=SEEDS)
+@given(
+    shape=SHAPES,
+    counts=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    where=strategies.seeds(),
+    seed=strategies.seeds(),
+)
 def test_cat_lays_tensors_one_behind_another(shape, counts, where, seed):
     dim = where % (2 * len(shape)) - len(shape)
     arrays = []
     for i, count in enumerate(counts):
         sizes = list(shape)
         sizes[dim] = count
-        arrays.append(normal(seed + i, tuple(sizes)))
+        arrays.append(normal(tuple(sizes), seed + i))
     y = ops.cat([Tensor(a) for a in arrays], dim)
     rows = [row for a in arrays for row in np.moveaxis(a, dim, 0)]
     assert len(rows) == y.shape[dim]
@@ -136,7 +141,7 @@ def test_cat_lays_tensors_one_behind_another(shape, counts, where, seed):
 
 
 def test_a_tensor_joined_to_itself_gets_both_gradients():
-    check_gradients(lambda x: ops.cat([x, x, x * 2]), normal(1, (2, 3)))
+    check_gradients(lambda x: ops.cat([x, x, x * 2]), normal((2, 3), 1))
 
 
 def test_cat_of_nothing_or_of_shapes_that_differ_is_refused():
@@ -154,10 +159,10 @@ def test_cat_of_nothing_or_of_shapes_that_differ_is_refused():
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.one_of(st.integers(0, 2), st.tuples(*[st.integers(0, 2)] * 4)),
     value=st.sampled_from([0.0, -1.5]),
-    seed=SEEDS,
+    seed=strategies.seeds(),
 )
 def test_pad_puts_a_frame_around_the_last_two_axes(lead, size, padding, value, seed):
-    x = normal(seed, (*lead, *size))
+    x = normal((*lead, *size), seed)
     y = ops.pad(Tensor(x), padding, value=value).data
     left, right, top, bottom = padding if isinstance(padding, tuple) else (padding,) * 4
     assert y.shape == (*lead, top + size[0] + bottom, left + size[1] + right)
@@ -179,5 +184,5 @@ def test_a_tensor_without_two_axes_cannot_be_framed():
 
 
 def test_strided_inputs_move_like_contiguous_ones():
-    x = strided(normal(1, (2, 3)))
+    x = strided(normal((2, 3), 1))
     check_gradients(lambda t: ops.cat([t.reshape(6), ops.pad(t, 1)[1:3, 1:4].transpose(0, 1).reshape(6)]), x)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from differences import assert_gradient
-from geometry import SEEDS, distinct, normal, poolings
 from minifcn import Tensor, ops
+from minifcn.testing import check_gradients, strategies
+from minifcn.testing.data import normal
 from minifcn_kernels import use_backend
 
 backends = pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -21,23 +21,17 @@ def backward(op, x, gy, **options):
 
 
 @backends
-@given(poolings(dilated=True), SEEDS)
-def test_max_pool2d_agrees_with_central_differences(backend, g, seed):
-    x = distinct(seed, g.x_shape)
+@given(strategies.poolings())
+def test_the_gradient_of_max_pool2d_is_right(backend, case):
     with use_backend(backend):
-        gy = normal(seed, ops.max_pool2d(Tensor(x), **g.options).shape)
-        _, gx = backward(ops.max_pool2d, x, gy, **g.options)
-        assert_gradient(gx, lambda x: ops.max_pool2d(Tensor(x), **g.options).data, x, gy)
+        check_gradients(lambda x: ops.max_pool2d(x, **case.max_options), case.array(), mode="directional")
 
 
 @backends
-@given(poolings(dilated=False), SEEDS)
-def test_avg_pool2d_agrees_with_central_differences(backend, g, seed):
-    x = normal(seed, g.x_shape)
+@given(strategies.poolings(dilated=False))
+def test_the_gradient_of_avg_pool2d_is_right(backend, case):
     with use_backend(backend):
-        gy = normal(seed + 1, ops.avg_pool2d(Tensor(x), **g.options).shape)
-        _, gx = backward(ops.avg_pool2d, x, gy, **g.options)
-        assert_gradient(gx, lambda x: ops.avg_pool2d(Tensor(x), **g.options).data, x, gy)
+        check_gradients(lambda x: ops.avg_pool2d(x, **case.avg_options), case.array(), mode="directional")
 
 
 @backends
@@ -66,14 +60,14 @@ def test_the_stride_is_the_kernel_size_unless_told(op):
 @pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_dtype_stays(op, dtype):
-    y, gx = backward(op, normal(0, (1, 1, 4, 4), dtype), np.ones((1, 1, 2, 2), dtype), kernel_size=2)
+    y, gx = backward(op, normal((1, 1, 4, 4)).astype(dtype), np.ones((1, 1, 2, 2), dtype), kernel_size=2)
     assert y.dtype == gx.dtype == dtype
 
 
 @pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
 def test_backward_runs_on_the_backend_of_forward(op):
     """Forward in NumPy and backward outside the ``with``: bits as from NumPy's gradient."""
-    x, gy = normal(0, (1, 2, 7, 7), np.float32), normal(1, (1, 2, 3, 3), np.float32)
+    x, gy = normal((1, 2, 7, 7)).astype(np.float32), normal((1, 2, 3, 3), 1).astype(np.float32)
     with use_backend("numpy"):
         _, expected = backward(op, x, gy, kernel_size=3, stride=2)
         tensor = Tensor(x, requires_grad=True)

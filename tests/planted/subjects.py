@@ -64,6 +64,7 @@ SUBJECTS = {
     "mean": Subject(reduction.Sum, lambda a: ops.mean(a, 1), (A,)),
     "max": Subject(reduction.Max, lambda a: ops.max(a, 1), (A,)),
     "reshape": Subject(movement.Reshape, lambda a: a.reshape(2, 6), (A,)),
+    "permute": Subject(movement.Transpose, lambda a: ops.permute(a, 2, 0, 1), (distinct((2, 3, 4)),)),
     "transpose": Subject(movement.Transpose, lambda a: a.transpose(1, 0), (A,)),
     "getitem": Subject(movement.GetItem, lambda a: a[np.array([0, 2, 2]), 1:], (A,)),
     "cat": Subject(movement.Cat, lambda a, b: ops.cat([a, b], 1), (A, distinct((3, 2)))),

@@ -3,6 +3,7 @@
 import pytest
 
 import minifcn_kernels as kernels
+from minifcn import ops
 from minifcn.testing import BackendError, GradientError, check_backends, check_gradients, check_ties
 from minifcn.testing.cases import PoolCase
 from planted.bugs import KERNEL_BUGS, KINDS, OP_BUGS
@@ -24,6 +25,12 @@ def case_of(bug):
     if bug.kind == "ties":
         return TIED_POOL
     return next(case for name, case in CASES.items() if bug.subject.startswith(name))
+
+
+def test_every_public_op_is_proved():
+    # On one device `to` is the tensor itself.
+    missing = set(ops.__all__) - {"to"} - SUBJECTS.keys()
+    assert not missing, f"add {missing} to SUBJECTS in tests/planted/subjects.py, at a point where mistakes show"
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
