@@ -4,13 +4,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint check thorough boundscheck nojit emulated wheel bench clean
+.PHONY: help demo test lint check thorough boundscheck nojit emulated wheel bench mutants clean
 
 help:
 	@echo "make demo    train a classifier and FCN-32s, 16s, 8s on real digits; pictures and weights in runs/demo"
 	@echo "make test    lint, types and the test suite (minutes)"
 	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, emulated CUDA, the wheel"
 	@echo "make bench   side by side with PyTorch, which it installs; half an hour; tables in runs/performance.md"
+	@echo "make mutants changes the code in some 600 places and counts how many changes the tests notice (half an hour)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
 .venv:
@@ -62,6 +63,15 @@ emulated: .venv/dev.stamp
 
 wheel: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+
+.venv/mutants.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[mutants]"
+	touch $@
+
+mutants: .venv/mutants.stamp
+	$(BIN)/python tests/mutants/run.py engine
+	$(BIN)/python tests/mutants/run.py kernels
+	$(BIN)/python tests/mutants/run.py tile
 
 bench: .venv/bench.stamp
 	mkdir -p runs

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -75,19 +76,19 @@ class Mutant:
 
 def sample(root: Path, files: list[str], size: int, seed: int) -> list[Mutant]:
     """Draw about ``size`` mutants, from every file its share of them."""
-    everything = {file: list(changes(root, file)) for file in files}
+    sources = {file: (root / file).read_text(encoding="utf-8") for file in files}
+    everything = {file: list(changes(file, source)) for file, source in sources.items()}
     total = sum(map(len, everything.values()))
     drawn = []
     for file, possible in everything.items():
         random.Random(f"{seed} {file}").shuffle(possible)
-        mutants = filter(None, (_mutant(file, *make()) for make in possible))
+        mutants = filter(None, (_mutant(file, sources[file], make()) for make in possible))
         drawn += islice(mutants, -(-size * len(possible) // total))
     return drawn
 
 
-def changes(root: Path, file: str) -> Iterator[Callable[[], tuple[str, str]]]:
-    """Yield all changes to a file, those left out by rule excepted: functions that return it before and after."""
-    source = (root / file).read_text(encoding="utf-8")
+def changes(file: str, source: str) -> Iterator[Callable[[], str]]:
+    """Yield all changes to a file, those left out by rule excepted: functions that return the changed source."""
     without = list(_left_out(source))
     nodes = list(ast_nodes(get_ast(source)))
     for name in sorted(operator_names()):
@@ -97,11 +98,11 @@ def changes(root: Path, file: str) -> Iterator[Callable[[], tuple[str, str]]]:
         places = [place for node in nodes for place in operator().mutation_positions(node)]
         for occurrence, (start, end) in enumerate(places):
             if not any(first <= start and end <= last for first, last in without):
-                yield lambda operator=operator(), i=occurrence: (source, mutate_code(source, operator, i))
+                yield partial(mutate_code, source, operator(), occurrence)
     if file.endswith("/tile.py"):
         for before, after in INSTRUCTIONS:
             for match in re.finditer(re.escape(before), source):
-                yield lambda match=match, after=after: (source, source[: match.start()] + after + source[match.end() :])
+                yield partial(str.join, after, (source[: match.start()], source[match.end() :]))
 
 
 def _informative(operator: str) -> bool:
@@ -109,7 +110,7 @@ def _informative(operator: str) -> bool:
     name, *swap = operator.split("_")
     if name == "ReplaceBinaryOperator":
         before, after = swap
-        return any(after in kind and (before in kind or before == "Pow" and "Add" in kind) for kind in KINDS)
+        return any(after in kind and (before in kind or (before == "Pow" and "Add" in kind)) for kind in KINDS)
     if name == "ReplaceComparisonOperator":
         return frozenset(swap) not in IDENTITY
     return name != "RemoveDecorator"

@@ -29,6 +29,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = ROOT / "runs" / "mutants"
 COPIED = ("minifcn", "kernels", "tests", "docs", "examples", "pyproject.toml")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider")
+# Hypothesis is imported already, of which pytest warns. The CUDA sources have tests and mutants of their own.
+OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "not emulator")
 # What a size that has become a product of sizes must not take: all the memory that there is.
 MEMORY = 4 << 30
 
@@ -140,12 +143,12 @@ def start(copy, tests):
         os.dup2(output, 2)
         os.chdir(copy)
         sys.path[:0] = [str(copy), str(copy / "kernels")]
-        import minifcn
         import pytest
 
+        import minifcn
+
         assert Path(minifcn.__file__).is_relative_to(copy)
-        # The warning is about Hypothesis, which is imported already.
-        passed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests])
+        passed = pytest.main([*OPTIONS, *tests])
         sys.stdout.flush()
         os._exit(passed)
     finally:
