@@ -141,6 +141,7 @@ class RawModule:
 
 class RawKernel:
     max_threads_per_block = 512
+    shared_size_bytes = 1 << 10
     max_dynamic_shared_size_bytes = 48 << 10
 
     def __init__(self, path, name, declared):

@@ -86,7 +86,11 @@ class CudaSource:
             return
         if on_gpu:
             with arrays[0][1].device:
-                self._launch_on_gpu(kernel, grid, block, cast, shared_bytes)
+                function = _gpu_function(self, kernel, device.current())
+                _check_function(where, limits, function, block, shared_bytes)
+                if shared_bytes > _ASKED_FOR_FROM:
+                    function.max_dynamic_shared_size_bytes = shared_bytes
+                function(grid, block, tuple(cast), shared_mem=shared_bytes)
         else:
             library.launch(self.path, kernel, declared, grid, block, cast, shared_bytes, current_emulation())
 
@@ -112,20 +116,6 @@ class CudaSource:
     def text(self) -> str:
         """The C++ source."""
         return self.path.read_text(encoding="utf-8")
-
-    def _launch_on_gpu(
-        self, kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int], cast: list[Any], shared_bytes: int
-    ) -> None:
-        function = _gpu_function(self, kernel, device.current())
-        threads = block[0] * block[1] * block[2]
-        if threads > function.max_threads_per_block:
-            raise ValueError(
-                f"{self.path.name}: {kernel} uses so many registers that a block may have "
-                f"{function.max_threads_per_block} threads on this device, not {threads}"
-            )
-        if shared_bytes > _ASKED_FOR_FROM:
-            function.max_dynamic_shared_size_bytes = shared_bytes
-        function(grid, block, tuple(cast), shared_mem=shared_bytes)
 
 
 def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
@@ -221,4 +211,19 @@ def _check_limits(
         raise ValueError(
             f"{where}: {shared_bytes} bytes of dynamic shared memory; a block on {limits.name} can have "
             f"{limits.shared_bytes}"
+        )
+
+
+def _check_function(where: str, limits: Limits, function: Any, block: tuple[int, int, int], shared_bytes: int) -> None:
+    """Check what only the compiled kernel tells: its registers, and its shared memory of fixed size."""
+    threads = block[0] * block[1] * block[2]
+    if threads > function.max_threads_per_block:
+        raise ValueError(
+            f"{where}: uses so many registers that a block may have {function.max_threads_per_block} threads on "
+            f"{limits.name}, not {threads}"
+        )
+    if function.shared_size_bytes + shared_bytes > limits.shared_bytes:
+        raise ValueError(
+            f"{where}: {function.shared_size_bytes} bytes of static and {shared_bytes} of dynamic shared memory; "
+            f"a block on {limits.name} can have {limits.shared_bytes}"
         )

@@ -27,6 +27,12 @@ __global__ void shared(float* y) {
     y[threadIdx.x] = smem[blockDim.x - 1 - threadIdx.x];
 }
 
+__global__ void roomy(float* y) {
+    __shared__ float tile[4096];
+    tile[threadIdx.x] = threadIdx.x;
+    y[threadIdx.x] = tile[threadIdx.x];
+}
+
 __global__ void beside(float* y) { y[1] = 1; }
 
 __global__ void nothing(int n) {}

@@ -20,7 +20,7 @@ from minifcn_kernels.cuda.signature import parameters
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
 PATH = Path(__file__).with_name("launched.cu")
-NAMES = ("axpb<float, 1>", "axpb<double, 1>", "transpose", "types", "shared", "beside", "nothing")
+NAMES = ("axpb<float, 1>", "axpb<double, 1>", "transpose", "types", "shared", "roomy", "beside", "nothing")
 
 
 @pytest.fixture
@@ -129,12 +129,24 @@ def test_what_does_not_fit_is_refused_by_name(source, kernel, grid, block, argum
     assert "launched.cu" in str(caught.value)
 
 
-def test_a_block_that_is_too_large_for_the_kernels_registers_is_refused(source, cuda):
+def test_what_the_compiled_kernel_leaves_no_room_for_is_refused(source, cuda):
     if device.cupy().__spec__ is not None:
-        pytest.skip("a real GPU has registers enough for this kernel")
+        pytest.skip("a real GPU has room enough for these kernels")
     x = cuda.zeros(8, np.float32)
-    with pytest.raises(ValueError, match="a block may have 512 threads on this device, not 1024"):
+    with pytest.raises(ValueError, match="so many registers that a block may have 512 threads on a fake GPU, not 1024"):
         source.launch("axpb<float, 1>", 1, 1024, 1, x, 0, cuda.zeros(8, np.float32), 8)
+    with pytest.raises(
+        ValueError, match="1024 bytes of static and 65536 of dynamic shared memory; a block on a fake GPU"
+    ):
+        source.launch("shared", 1, 8, x, shared_bytes=64 << 10)
+
+
+def test_static_and_dynamic_shared_memory_have_to_fit_together(source):
+    y = np.zeros(32, np.float32)
+    source.launch("roomy", 1, 32, y, shared_bytes=147 << 10)
+    np.testing.assert_array_equal(y, np.arange(32))
+    with pytest.raises(KernelError, match="has 16384 bytes of static and 150529 of dynamic shared memory; a block can"):
+        source.launch("roomy", 1, 32, y, shared_bytes=(147 << 10) + 1)
 
 
 def test_arrays_on_different_devices_are_refused(source, cuda):

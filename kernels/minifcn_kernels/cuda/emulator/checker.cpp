@@ -125,7 +125,7 @@ void check_region(Region& region, char* p, size_t size, Kind kind, const void* c
 }
 
 [[noreturn]] void report_outside(const char* p, const char* does, const void* code) {
-    if (p >= dynamic_shared.start && p < dynamic_shared.start + DYNAMIC_SHARED_BYTES)
+    if (p >= dynamic_shared.start && p < dynamic_shared.start + SHARED_BYTES)
         fail("{%zx} %s byte %td of dynamic shared memory, of which the launch asked for %zu", offset(code), does,
              p - dynamic_shared.start, dynamic_shared.size);
     auto distance = [p](const Region& region) {
@@ -176,6 +176,9 @@ void begin_launch(const Launch& launch, char* dynamic) {
     dynamic_shared = shared_region(dynamic, launch.shared_bytes);
     if (static_shared.size > STATIC_SHARED_BYTES)
         fail("has %zu bytes of static shared memory; CUDA allows %zu, and more of dynamic", static_shared.size, STATIC_SHARED_BYTES);
+    if (static_shared.size + launch.shared_bytes > SHARED_BYTES)
+        fail("has %zu bytes of static and %zu of dynamic shared memory; a block can have %zu", static_shared.size,
+             launch.shared_bytes, SHARED_BYTES);
     arguments.clear();
     for (const Buffer* b = launch.buffers; b != launch.buffers + launch.buffer_count; ++b)
         arguments.push_back({b->name, b->start, b->size, b->item_size, b->writable != 0,

@@ -30,7 +30,7 @@
 #include "checker.h"
 
 // Dynamic shared memory: kernels declare it as `extern __shared__ … smem[]`.
-alignas(128) thread_local char smem[emulator::DYNAMIC_SHARED_BYTES];
+alignas(128) thread_local char smem[emulator::SHARED_BYTES];
 
 namespace emulator {
 
@@ -76,7 +76,7 @@ struct Thread {
     unsigned mask = 0;      // or for which lanes
     void* brought = nullptr;
     unsigned warp_epoch = 0;  // how often its whole warp has met
-    std::vector<std::vector<Copy>> copies = std::vector<std::vector<Copy>>(1);  // in groups, the last one open
+    std::vector<std::vector<Copy>> copies;  // in groups, the last one open; none if nothing was ever queued
 };
 
 struct Failure {};
@@ -310,16 +310,20 @@ void meet_warp(unsigned mask, void* brought, void (*act)(void* const brought[32]
 void queue_copy(void* to, const void* from, size_t size, const void* code) {
     if (uintptr_t(to) % size || uintptr_t(from) % size)
         fail("{%zx} copies %zu bytes by cp.async to or from an address that is not aligned to as many", checker::offset(code), size);
+    if (running->copies.empty()) running->copies.emplace_back();
     running->copies.back().push_back({static_cast<char*>(to), static_cast<const char*>(from), size, code});
     checker::access(to, size, checker::Kind::issue, code);
 }
 
-void commit_copies() { running->copies.emplace_back(); }
+void commit_copies() {
+    if (running->copies.empty()) running->copies.emplace_back();
+    running->copies.emplace_back();
+}
 
 // A copy lands as late as CUDA allows, at the wait, so that a wait that is missing or too lax reads what was there before.
 void wait_for_copies(unsigned groups_left) {
     auto& groups = running->copies;
-    while (groups.size() - 1 > groups_left) {
+    while (groups.size() > groups_left + 1) {
         for (const Copy& copy : groups.front()) {
             if (copy.from) checker::access(copy.from, copy.size, checker::Kind::read, copy.code);
             checker::access(copy.to, copy.size, checker::Kind::write, copy.code);

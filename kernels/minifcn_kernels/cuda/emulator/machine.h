@@ -50,7 +50,7 @@ void announce_atomic(void* address, size_t size, const void* code);
 
 constexpr size_t WARP = 32, MOST_THREADS = 1024;
 constexpr size_t STATIC_SHARED_BYTES = 48 << 10;    // CUDA's limit for __shared__ arrays of fixed size
-constexpr size_t DYNAMIC_SHARED_BYTES = 163 << 10;  // what a block of an sm_80 device can have
+constexpr size_t SHARED_BYTES = 163 << 10;          // what a block of an sm_80 device can have
 
 // What launches a kernel, and an array argument of it. emulator/library.py mirrors both.
 struct Buffer {
