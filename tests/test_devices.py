@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from backends import needs_emulator
 from minifcn import Tensor, cli, detect_anomaly, fcn, models, nn, ops
 from minifcn.nn.module import device_of
 from minifcn.random import stream
@@ -186,7 +187,8 @@ def test_a_training_on_a_gpu_is_that_on_the_cpu_within_rounding(cuda, tmp_path):
     close(weights(there), weights(here))
 
 
-def test_a_training_step_on_the_emulator_is_that_of_the_cpu_within_rounding(cuda, tmp_path):
+@needs_emulator
+def test_a_training_step_on_the_emulator_is_that_of_the_cpu_within_rounding(tmp_path):
     on_the_cpu, here = train(tmp_path / "cpu", 1, "cpu")
     with use_backend("emulator"):
         emulated, there = train(tmp_path / "emulator", 1, "cpu")

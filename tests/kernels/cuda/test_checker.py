@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends import needs_emulator
 from minifcn.random import stream
 from minifcn_kernels.cuda.emulator import emulation
-from minifcn_kernels.cuda.emulator.build import missing
 from minifcn_kernels.cuda.emulator.library import KernelError
 from minifcn_kernels.cuda.launch import CudaSource, empty
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = needs_emulator
 
 PLANTED = Path(__file__).with_name("planted.cu")
 TEXT = PLANTED.read_text()

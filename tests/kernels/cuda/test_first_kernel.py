@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from minifcn_kernels.cuda.emulator import build
+from backends import needs_emulator
 
-pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+pytestmark = needs_emulator
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/first-cuda-kernel.md"

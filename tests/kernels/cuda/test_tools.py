@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 
+from backends import needs_emulator
 from minifcn_kernels.cuda import __main__ as tools
 from minifcn_kernels.cuda import coalescing, compilation
 from minifcn_kernels.cuda.emulator import build, emulation
 from minifcn_kernels.cuda.launch import CudaSource
 from minifcn_kernels.cuda.samples import KERNELS, samples
 
-pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+pytestmark = needs_emulator
 
 SCRIPT = """
 import numpy as np
