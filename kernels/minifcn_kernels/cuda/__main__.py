@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = words.index("--") if "--" in words else len(words)  # what follows is gdb's
     options = _parser().parse_args(words[:own], argparse.Namespace(gdb=words[own + 1 :]))
     try:
+        reason = compilation.missing() if options.name == "compile" else build.missing()
+        if reason is not None:
+            raise RuntimeError(reason)
         options.tool(options)
     except (KernelError, CompileError, Mismatch) as error:
         _say(f"FAULT: {error}")
@@ -181,10 +184,7 @@ def run_once(target: str, *arguments: str) -> None:
     _run(_runs(target, list(arguments))[0])
 
 
-def _compile(options: argparse.Namespace) -> None:
-    reason = compilation.missing()
-    if reason is not None:
-        raise RuntimeError(reason)
+def _compile(_: argparse.Namespace) -> None:
     for architecture in compilation.ARCHITECTURES:
         for source in compilation.sources():
             for cost in compilation.compile_for(source, architecture):
@@ -196,6 +196,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if (reason := build.missing()) is not None:
-        sys.exit(reason)
     sys.exit(main())
