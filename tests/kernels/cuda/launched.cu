@@ -30,7 +30,8 @@ __global__ void shared(float* y) {
 __global__ void roomy(float* y) {
     __shared__ float tile[4096];
     tile[threadIdx.x] = threadIdx.x;
-    y[threadIdx.x] = tile[threadIdx.x];
+    __syncthreads();
+    y[threadIdx.x] = tile[blockDim.x - 1 - threadIdx.x];
 }
 
 __global__ void beside(float* y) { y[1] = 1; }

@@ -145,7 +145,7 @@ def test_what_the_compiled_kernel_leaves_no_room_for_is_refused(source, cuda):
 def test_static_and_dynamic_shared_memory_have_to_fit_together(source):
     y = np.zeros(32, np.float32)
     source.launch("roomy", 1, 32, y, shared_bytes=147 << 10)
-    np.testing.assert_array_equal(y, np.arange(32))
+    np.testing.assert_array_equal(y, np.arange(32)[::-1])
     with pytest.raises(KernelError, match="has 16384 bytes of static and 150529 of dynamic shared memory; a block can"):
         source.launch("roomy", 1, 32, y, shared_bytes=(147 << 10) + 1)
 

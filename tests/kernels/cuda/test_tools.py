@@ -111,7 +111,7 @@ def test_coalescing_counts_sectors_and_turns_of_known_patterns(tmp_path):
             lines[line.place, line.shared, line.write] = line.requests, line.cost, line.least
 
     with emulation("check", trace=note):
-        CudaSource(path, ["patterns"]).launch("patterns", 2, 32, x, np.zeros(64, np.float32))
+        CudaSource(path, ["patterns"]).launch("patterns", 1, 32, x, np.zeros(64, np.float32))
     assert lines == {
         ("patterns.cu:6", False, False): (1, 4, 4),  # neighbours: 128 bytes
         ("patterns.cu:6", False, True): (1, 4, 4),
