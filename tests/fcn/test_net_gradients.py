@@ -6,10 +6,12 @@ And of all else in `minifcn.fcn` that has a gradient.
 import numpy as np
 import pytest
 
-from minifcn import fcn, nn
+from backends import needs_emulator
+from minifcn import Tensor, fcn, nn, training
 from minifcn.random import stream
 from minifcn.testing import GradientError, check_gradients
 from minifcn.testing.data import distinct, normal
+from minifcn_kernels import use_backend
 from planted.into_kernels import CROP_FAULTS, crop_elsewhere, plant_kernel
 from whole_nets import NetAndLoss, drawn_anew, idle
 
@@ -112,3 +114,18 @@ def test_the_gradient_of_a_part(name):
     part, x = PARTS[name]()
     with nn.random_state(0):
         check_gradients(part, x, mode="directional")
+
+
+@needs_emulator
+@pytest.mark.parametrize(("stride", "upsampling"), NETS)
+def test_a_training_step_by_the_cuda_kernels_is_the_cpus_within_rounding(stride, upsampling):
+    weights = {}
+    for backend in ("numba", "emulator"):
+        module = net_and_loss(stride, upsampling)
+        solver = training.SGD(module.net, lr=0.1, momentum=0.9, weight_decay=5e-4)
+        with use_backend(backend), nn.random_state(0):
+            module(Tensor(IMAGE.astype(np.float32))).backward()
+            solver.step()
+        weights[backend] = module.state_dict()
+    for name, there in weights["emulator"].items():
+        np.testing.assert_allclose(there, weights["numba"][name], rtol=1e-4, atol=1e-5, err_msg=name)
