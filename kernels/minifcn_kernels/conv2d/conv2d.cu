@@ -5,10 +5,29 @@
 //     conv2d_grad_input      w            (k, r, s)    gy               (n, h, w)          gx, of one phase
 //     conv2d_grad_weight     gy           (n, i, j)    x                (c, r, s)          gw
 //
-// Every block works for one group of channels, blockIdx.y / (blocks along m). The third gradient's operands are the
-// first one's, with rows and columns exchanged: that is why one loop serves all.
+// The last one's operands are the first one's with rows and columns exchanged: that is why one loop serves all.
 #include "conv2d.cuh"
 #include "gemm.cuh"
+
+// How many tiles lie along the columns (of all phases), and how long the parts of a sum are.
+struct Cut {
+    int column_tiles, part_length;
+};
+
+// What this block computes: blockIdx.x counts the tiles along the columns, then those along m, then the groups, and
+// blockIdx.y counts the parts.
+template <class Tile>
+struct Block {
+    int column_tile, m0, group, first;
+
+    __device__ Block(int M, const Cut& cut) {
+        const int m_tiles = (M + Tile::BM - 1) / Tile::BM, row_tile = blockIdx.x / cut.column_tiles;
+        column_tile = blockIdx.x % cut.column_tiles;
+        m0 = row_tile % m_tiles * Tile::BM;
+        group = row_tile / m_tiles;
+        first = blockIdx.y * cut.part_length;
+    }
+};
 
 template <class T>
 struct ForwardSum : Operands<T> {
@@ -38,12 +57,12 @@ struct ForwardSum : Operands<T> {
 };
 
 template <class Tile, int V, class T>
-__device__ __forceinline__ void forward_block(const T* x, const T* w, const T* b, T* y, const Conv& g, int part_length) {
-    const int m_tiles = (g.K_per_group + Tile::BM - 1) / Tile::BM, group = blockIdx.y / m_tiles;
-    const ForwardSum<T> sum(x, w, y + blockIdx.z * (g.N * g.K * g.OH * g.OW), g, group);
-    const int first = blockIdx.z * part_length, end = min(first + part_length, sum.length);
-    const T* bias = gridDim.z == 1 ? b + group * sum.M : nullptr;
-    gemm<Tile, Lanes::along_columns, V>(sum, blockIdx.y % m_tiles * Tile::BM, blockIdx.x * Tile::BN, first, end, bias);
+__device__ __forceinline__ void forward_block(const T* x, const T* w, const T* b, T* y, const Conv& g, const Cut& cut) {
+    const Block<Tile> block(g.K_per_group, cut);
+    const ForwardSum<T> sum(x, w, y + blockIdx.y * (g.N * g.K * g.OH * g.OW), g, block.group);
+    const int end = min(block.first + cut.part_length, sum.length);
+    const T* bias = gridDim.y == 1 ? b + block.group * sum.M : nullptr;
+    gemm<Tile, Lanes::along_columns, V>(sum, block.m0, block.column_tile * Tile::BN, block.first, end, bias);
 }
 
 template <class T>
@@ -94,13 +113,13 @@ struct GradInputSum : Operands<T> {
 };
 
 template <class Tile, class T>
-__device__ __forceinline__ void grad_input_block(const T* gy, const T* w, T* gx, const Conv& g, int part_length) {
-    const int m_tiles = (g.C_per_group + Tile::BM - 1) / Tile::BM, j_tiles = gridDim.x / (g.stride_h * g.stride_w);
-    T* part = gx + blockIdx.z * (g.N * g.C * g.H * g.W);
-    const GradInputSum<T> sum(gy, w, part, g, blockIdx.y / m_tiles, blockIdx.x / j_tiles);
-    const int first = blockIdx.z * part_length, end = min(first + part_length, sum.length);  // may be end < first:
-    const int j0 = blockIdx.x % j_tiles * Tile::BN;                                           // phases differ in length
-    gemm<Tile, Lanes::along_columns, 1>(sum, blockIdx.y % m_tiles * Tile::BM, j0, first, end, nullptr);
+__device__ __forceinline__ void grad_input_block(const T* gy, const T* w, T* gx, const Conv& g, const Cut& cut) {
+    const Block<Tile> block(g.C_per_group, cut);
+    const int tiles = cut.column_tiles / (g.stride_h * g.stride_w);  // of a phase
+    const int phase = block.column_tile / tiles, j0 = block.column_tile % tiles * Tile::BN;
+    const GradInputSum<T> sum(gy, w, gx + blockIdx.y * (g.N * g.C * g.H * g.W), g, block.group, phase);
+    const int end = min(block.first + cut.part_length, sum.length);  // phases differ in length: it may lie before first
+    gemm<Tile, Lanes::along_columns, 1>(sum, block.m0, j0, block.first, end, nullptr);
 }
 
 template <class T>
@@ -131,59 +150,57 @@ struct GradWeightSum : Operands<T> {
 };
 
 template <class Tile, class T>
-__device__ __forceinline__ void grad_weight_block(const T* x, const T* gy, T* gw, const Conv& g, int part_length) {
-    const int m_tiles = (g.K_per_group + Tile::BM - 1) / Tile::BM;
-    T* part = gw + blockIdx.z * (g.K * g.C_per_group * g.R * g.S);
-    const GradWeightSum<T> sum(x, gy, part, g, blockIdx.y / m_tiles);
-    const int first = blockIdx.z * part_length, end = min(first + part_length, sum.length);
-    gemm<Tile, Lanes::along_rows, 1>(sum, blockIdx.y % m_tiles * Tile::BM, blockIdx.x * Tile::BN, first, end, nullptr);
+__device__ __forceinline__ void grad_weight_block(const T* x, const T* gy, T* gw, const Conv& g, const Cut& cut) {
+    const Block<Tile> block(g.K_per_group, cut);
+    const GradWeightSum<T> sum(x, gy, gw + blockIdx.y * (g.K * g.C_per_group * g.R * g.S), g, block.group);
+    const int end = min(block.first + cut.part_length, sum.length);
+    gemm<Tile, Lanes::along_rows, 1>(sum, block.m0, block.column_tile * Tile::BN, block.first, end, nullptr);
 }
 
-// The kernels: blockIdx.x counts tiles along the columns (of all phases), y those along m (of all groups), z the parts.
 // Two blocks of 256 threads fit an SM if a thread takes at most 128 of its 65,536 registers; so do four of 128.
 #define BOUNDS(threads) __launch_bounds__(threads, 512 / (threads))
 
 template <class T, int BM, int BN, int TM, int TN, int V>
 __global__ void BOUNDS(BM / TM * (BN / TN)) conv2d_gemm(
-    const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y, Conv g, int part_length)
+    const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y, Conv g, Cut cut)
 {
-    forward_block<RegisterTile<T, BM, BN, TM, TN>, V>(x, w, b, y, g, part_length);
+    forward_block<RegisterTile<T, BM, BN, TM, TN>, V>(x, w, b, y, g, cut);
 }
 
 template <class T, int BM, int BN, int TM, int TN>
 __global__ void BOUNDS(BM / TM * (BN / TN)) conv2d_grad_input_gemm(
-    const T* __restrict__ gy, const T* __restrict__ w, T* __restrict__ gx, Conv g, int part_length)
+    const T* __restrict__ gy, const T* __restrict__ w, T* __restrict__ gx, Conv g, Cut cut)
 {
-    grad_input_block<RegisterTile<T, BM, BN, TM, TN>>(gy, w, gx, g, part_length);
+    grad_input_block<RegisterTile<T, BM, BN, TM, TN>>(gy, w, gx, g, cut);
 }
 
 template <class T, int BM, int BN, int TM, int TN>
 __global__ void BOUNDS(BM / TM * (BN / TN)) conv2d_grad_weight_gemm(
-    const T* __restrict__ x, const T* __restrict__ gy, T* __restrict__ gw, Conv g, int part_length)
+    const T* __restrict__ x, const T* __restrict__ gy, T* __restrict__ gw, Conv g, Cut cut)
 {
-    grad_weight_block<RegisterTile<T, BM, BN, TM, TN>>(x, gy, gw, g, part_length);
+    grad_weight_block<RegisterTile<T, BM, BN, TM, TN>>(x, gy, gw, g, cut);
 }
 
 template <int BM, int BN, int WM, int WN, int V>
 __global__ void BOUNDS(BM / WM * (BN / WN) * 32) conv2d_gemm_tf32(
     const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b, float* __restrict__ y,
-    Conv g, int part_length)
+    Conv g, Cut cut)
 {
-    forward_block<TensorTile<BM, BN, WM, WN>, V>(x, w, b, y, g, part_length);
+    forward_block<TensorTile<BM, BN, WM, WN>, V>(x, w, b, y, g, cut);
 }
 
 template <int BM, int BN, int WM, int WN>
 __global__ void BOUNDS(BM / WM * (BN / WN) * 32) conv2d_grad_input_gemm_tf32(
-    const float* __restrict__ gy, const float* __restrict__ w, float* __restrict__ gx, Conv g, int part_length)
+    const float* __restrict__ gy, const float* __restrict__ w, float* __restrict__ gx, Conv g, Cut cut)
 {
-    grad_input_block<TensorTile<BM, BN, WM, WN>>(gy, w, gx, g, part_length);
+    grad_input_block<TensorTile<BM, BN, WM, WN>>(gy, w, gx, g, cut);
 }
 
 template <int BM, int BN, int WM, int WN>
 __global__ void BOUNDS(BM / WM * (BN / WN) * 32) conv2d_grad_weight_gemm_tf32(
-    const float* __restrict__ x, const float* __restrict__ gy, float* __restrict__ gw, Conv g, int part_length)
+    const float* __restrict__ x, const float* __restrict__ gy, float* __restrict__ gw, Conv g, Cut cut)
 {
-    grad_weight_block<TensorTile<BM, BN, WM, WN>>(x, gy, gw, g, part_length);
+    grad_weight_block<TensorTile<BM, BN, WM, WN>>(x, gy, gw, g, cut);
 }
 
 // out[i] = bias + Σ_part partial[part][i], for 32 outputs a block; a bias belongs to a plane, bias[i / plane % channels].

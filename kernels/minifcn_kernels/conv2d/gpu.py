@@ -224,8 +224,8 @@ def forward_product(x: Array, w: Array, b: Array, g: ConvGeometry) -> Array:
     as_it_lies = (g.R, g.S, g.stride, g.padding) == (1, 1, (1, 1), (0, 0)) and pixels % 4 == 0
     copied = 4 if as_it_lies and x.dtype == np.float32 and is_aligned(x) else 1
     kernel = tile.instance("conv2d_gemm", copied)
-    grid = ceil_div(g.N * pixels, tile.BN), g.groups * ceil_div(g.K // g.groups, tile.BM)
-    return product(kernel, tile, grid, g.C // g.groups * g.R * g.S, (x, w, b), g.y_shape, b, g)
+    tiles = ceil_div(g.N * pixels, tile.BN), g.groups * ceil_div(g.K // g.groups, tile.BM)
+    return product(kernel, tile, tiles, g.C // g.groups * g.R * g.S, (x, w, b), g.y_shape, b, g)
 
 
 def grad_input_product(gy: Array, w: Array, g: ConvGeometry) -> Array:
@@ -236,8 +236,8 @@ def grad_input_product(gy: Array, w: Array, g: ConvGeometry) -> Array:
     taps = [ceil_div((g.R, g.S)[a], g.stride[a] // gcd(g.stride[a], g.dilation[a])) for a in (0, 1)]
     tile = tile_for(gy, g.C // g.groups)
     kernel = tile.instance("conv2d_grad_input_gemm")
-    grid = phases * ceil_div(pixels, tile.BN), g.groups * ceil_div(g.C // g.groups, tile.BM)
-    return product(kernel, tile, grid, g.K // g.groups * taps[0] * taps[1], (gy, w), g.x_shape, None, g)
+    tiles = phases * ceil_div(pixels, tile.BN), g.groups * ceil_div(g.C // g.groups, tile.BM)
+    return product(kernel, tile, tiles, g.K // g.groups * taps[0] * taps[1], (gy, w), g.x_shape, None, g)
 
 
 def grad_weight_product(x: Array, gy: Array, g: ConvGeometry) -> Array:
@@ -247,25 +247,26 @@ def grad_weight_product(x: Array, gy: Array, g: ConvGeometry) -> Array:
     if weights <= NARROW.BN and x.dtype == np.float32:
         tile = NARROW
     kernel = tile.instance("conv2d_grad_weight_gemm")
-    grid = ceil_div(weights, tile.BN), g.groups * ceil_div(g.K // g.groups, tile.BM)
-    return product(kernel, tile, grid, g.N * g.OH * g.OW, (x, gy), g.w_shape, None, g)
+    tiles = ceil_div(weights, tile.BN), g.groups * ceil_div(g.K // g.groups, tile.BM)
+    return product(kernel, tile, tiles, g.N * g.OH * g.OW, (x, gy), g.w_shape, None, g)
 
 
 def product(
     kernel: str,
     tile: Tile,
-    grid: tuple[int, int],
+    tiles: tuple[int, int],
     length: int,
     inputs: tuple[Array, ...],
     shape: tuple[int, ...],
     b: Array | None,
     g: ConvGeometry,
 ) -> Array:
-    """Run ``kernel`` on a grid of tiles, its sums of ``length`` products cut into parts; return the sums."""
-    blocks = ceil_div(grid[0] * grid[1] * tile.threads, THREADS)  # as if all had as many threads
+    """Run ``kernel`` on ``tiles`` along columns and rows, its sums of ``length`` products cut; return the sums."""
+    blocks = ceil_div(prod(tiles) * tile.threads, THREADS)  # as if all had as many threads
     parts, part_length = cut(length, blocks, prod(shape))
     partial = empty((parts, *shape), like=inputs[0])
-    products.launch(kernel, (*grid, parts), tile.threads, *inputs, partial, fields(g), part_length)
+    pieces = {"column_tiles": tiles[0], "part_length": part_length}
+    products.launch(kernel, (prod(tiles), parts), tile.threads, *inputs, partial, fields(g), pieces)
     return sum_of_parts(partial, b)
 
 

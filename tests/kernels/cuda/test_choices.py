@@ -98,3 +98,13 @@ def test_sums_in_parts_are_the_same_bits_in_every_order_of_threads(algorithm):
         with kernels.use_backend("emulator"), kernels.use_algorithm(algorithm), emulation("fast", order=order):
             results.add(kernels.conv2d_grad_weight(x, gy, (4, 3, 3, 3), padding=1).tobytes())
     assert len(results) == 1
+
+
+@pytest.mark.slow
+@needs_emulator
+def test_there_may_be_more_groups_than_a_grid_is_high():
+    groups = 65536  # a grid's y and z end at 65535
+    x, w = normal(0, (1, groups, 1, 1), np.float32), normal(1, (groups, 1, 1, 1), np.float32)
+    with kernels.use_backend("emulator"), kernels.use_algorithm("direct"):
+        y = kernels.conv2d(x, w, groups=groups)
+    np.testing.assert_array_equal(y.ravel(), x.ravel() * w.ravel())
