@@ -1,12 +1,12 @@
 """Small odd launches that reach every CUDA kernel and every way through it, compared with the reference in float64.
 
-They run under the backend and the emulation in force. A list for each op; a run raises if the result is not right.
+They run under the backend (or "cuda") and the emulation in force. A list for each op; a run raises if its result is
+wrong.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,15 +14,11 @@ import pytest
 import minifcn_kernels as kernels
 from geometry import distinct, normal
 from minifcn.random import stream
-from minifcn_kernels.cuda.launch import CudaSource
+from minifcn_kernels.cuda.compilation import sources
+from minifcn_kernels.cuda.device import to_device
 from minifcn_kernels.dispatch import current_policy, use_policy
 
-SOURCES = [
-    source
-    for op in ("conv2d", "pool2d", "crop", "cross_entropy", "local_response_norm")
-    for source in vars(import_module(f"minifcn_kernels.{op}.gpu")).values()
-    if isinstance(source, CudaSource)
-]
+SOURCES = sources()
 SINGLE, DOUBLE = np.float32, np.float64
 # Relative to the largest output. TF32 has 10 bits of mantissa; Winograd's transforms enlarge rounding errors.
 TOLERANCES = {"single": 1e-5, "double": 1e-12, "tf32": 2e-3, "winograd": 1e-4}
@@ -31,15 +27,23 @@ TOLERANCES = {"single": 1e-5, "double": 1e-12, "tf32": 2e-3, "winograd": 1e-4}
 def compare(kernel, arguments, options, tolerance):
     """Run a kernel of `minifcn_kernels` and its reference, in float64, and compare all outputs."""
 
+    def here(value):
+        on_gpu = current_policy().backend == "cuda" and isinstance(value, np.ndarray)
+        return to_device(value, "cuda") if on_gpu else value
+
     def in_float64(value):
         return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
 
-    function = getattr(kernels, kernel)
-    actual = function(*arguments, **options)
+    def run(change):
+        changed = {name: change(option) for name, option in options.items()}
+        outputs = getattr(kernels, kernel)(*map(change, arguments), **changed)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    actual = run(here)
     with kernels.use_backend("numpy"):
-        expected = function(*map(in_float64, arguments), **{name: in_float64(o) for name, o in options.items()})
-    actual, expected = (out if isinstance(out, tuple) else (out,) for out in (actual, expected))
+        expected = run(in_float64)
     for a, e in zip(actual, expected, strict=True):
+        a = to_device(a, "cpu")
         finite = np.isfinite(e)
         assert np.array_equal(a[~finite], e[~finite], equal_nan=True), f"{kernel}: infinite and NaN elements differ"
         off = np.abs(a[finite] - e[finite]).max(initial=0)

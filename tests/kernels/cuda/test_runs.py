@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 import minifcn_kernels as kernels
-from backends import needs_emulator
+from backends import needs_emulator, needs_gpu
 from cuda_runs import RUNS, SOURCES
 from minifcn_kernels.cuda.emulator import emulation
 from minifcn_kernels.cuda.launch import CudaSource
-
-pytestmark = needs_emulator
+from minifcn_kernels.dispatch import Policy, use_policy
 
 every_file = pytest.mark.parametrize("file", RUNS)
 
@@ -22,11 +21,21 @@ def run_all(file, mode, order):
             run()
 
 
+@needs_emulator
 @every_file
 def test_every_run_gives_what_the_reference_gives(file):
     run_all(file, "fast", 0)
 
 
+@needs_gpu
+@every_file
+def test_every_run_gives_on_a_gpu_what_the_reference_gives(file):
+    with use_policy(Policy("cuda")):
+        for run in RUNS[file]:
+            run()
+
+
+@needs_emulator
 @pytest.mark.slow
 @every_file
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
@@ -34,6 +43,7 @@ def test_no_rule_of_cuda_is_broken_in_any_order_of_threads(file, order):
     run_all(file, "check", order)
 
 
+@needs_emulator
 @every_file
 def test_the_runs_reach_every_kernel_that_can_be_launched(file, monkeypatch):
     (source,) = (s for s in SOURCES if s.path.name == file)
