@@ -167,6 +167,7 @@ def losses() -> Iterator[Callable[[], None]]:
         logits, target = normal(0, shape, dtype), stream(1).integers(0, 6, (2, 9, 37))
         logits[0, 2, 3, 4], logits[1, 1, 1, 1] = np.nan, np.inf
         target[0, 3, 4], target[1, 1, 1] = 2, 1  # both count, so that the loss shows them
+        logits[0, 0, 5, 5], target[0, 5, 5] = np.nan, 5  # and this one does not
         options = {
             "ignore_index": 5,
             "weight": np.abs(normal(2, (5,), dtype)),

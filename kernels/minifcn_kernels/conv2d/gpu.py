@@ -27,7 +27,7 @@ from minifcn_kernels.conv2d.contract import (
 from minifcn_kernels.cuda.device import module_of, span
 from minifcn_kernels.cuda.grid import THREADS, WARP, ceil_div, number, over_elements, over_warps
 from minifcn_kernels.cuda.launch import CudaSource, empty, use_tf32
-from minifcn_kernels.dispatch import check_shape, current_policy
+from minifcn_kernels.dispatch import allow_tf32, check_shape, current_policy
 from minifcn_kernels.jit import Array
 from minifcn_kernels.spatial import IntOrPair
 
@@ -130,7 +130,8 @@ def conv2d_cuda(
     bias = module_of(x).zeros(g.K, x.dtype) if b is None else b
     match choose(x, g, g.K // g.groups):
         case "winograd":
-            return winograd_forward(x, w, bias, g, turned=False)
+            with allow_tf32(False):  # the transforms would enlarge its errors
+                return winograd_forward(x, w, bias, g, turned=False)
         case "direct":
             return forward_product(x, w, bias, g)
     y = empty(g.y_shape, like=x)
@@ -158,7 +159,8 @@ def conv2d_grad_input_cuda(
     check_sizes(g)
     match choose(gy, g, g.C // g.groups):
         case "winograd":
-            return winograd_forward(gy, w, module_of(gy).zeros(g.C, gy.dtype), backwards(g), turned=True)
+            with allow_tf32(False):
+                return winograd_forward(gy, w, module_of(gy).zeros(g.C, gy.dtype), backwards(g), turned=True)
         case "direct":
             return grad_input_product(gy, w, g)
     gx = empty(g.x_shape, like=gy)
@@ -183,7 +185,8 @@ def conv2d_grad_weight_cuda(
     check_sizes(g)
     match choose(x, g, g.K // g.groups):
         case "winograd":
-            return winograd_grad_weight(x, gy, g)
+            with allow_tf32(False):
+                return winograd_grad_weight(x, gy, g)
         case "direct":
             return grad_weight_product(x, gy, g)
     weights = g.K * g.C // g.groups * g.R * g.S

@@ -14,6 +14,7 @@ from minifcn_kernels.conv2d import gpu
 from minifcn_kernels.conv2d.contract import conv_geometry
 from minifcn_kernels.cuda.emulator import emulation
 from minifcn_kernels.cuda.grid import THREADS, over_rows
+from minifcn_kernels.dispatch import Policy, use_policy
 
 
 def geometry(x_shape, w_shape, padding=1, groups=1, stride=1):
@@ -77,6 +78,19 @@ def test_winograd_may_go_through_the_tiles_in_chunks(monkeypatch):
 
 def at_least_one(g):
     return 1 + np.abs(normal(3, g.y_shape, np.float32))
+
+
+@needs_emulator
+def test_winograd_never_multiplies_in_tf32():
+    x, w, gy = (normal(i, shape, np.float32) for i, shape in enumerate([(1, 3, 8, 8), (5, 3, 3, 3), (1, 5, 8, 8)]))
+    results = []
+    for allowed in (False, True):
+        with use_policy(Policy("emulator", "winograd", allow_tf32=allowed)):
+            y = kernels.conv2d(x, w, padding=1)
+            gx = kernels.conv2d_grad_input(gy, w, x.shape, padding=1)
+            results.append((y, gx, kernels.conv2d_grad_weight(x, gy, w.shape, padding=1)))
+    for without, allowed in zip(*results, strict=True):
+        np.testing.assert_array_equal(without, allowed)
 
 
 @needs_emulator
