@@ -77,9 +77,9 @@ def three_sums(*case, **options) -> Iterator[Callable[[], None]]:
 
 PAIRS = {"stride": (2, 3), "padding": (1, 2), "dilation": (3, 2), "groups": 2}
 PRODUCTS = [
-    # Two groups of 5 filters; stride and dilation with phases that no tap meets; nothing divides anything.
-    *three_sums((2, 6, 11, 12), (10, 3, 3, 2), **PAIRS),
-    *three_sums((2, 6, 11, 12), (10, 3, 3, 2), DOUBLE, **PAIRS),
+    # Two groups of 5 filters; no size is a multiple of a stride.
+    *three_sums((2, 6, 11, 13), (10, 3, 3, 2), **PAIRS),
+    *three_sums((2, 6, 11, 13), (10, 3, 3, 2), DOUBLE, **PAIRS),
     *three_sums((1, 3, 9, 8), (4, 3, 3, 2), stride=4, dilation=2),  # half of the phases have no taps
     *three_sums((1, 40, 7, 6), (37, 40, 3, 3), padding=1),  # 64 rows of a tile
     *three_sums((1, 66, 5, 4), (70, 66, 1, 1)),  # 128; the map is read as it lies, 4 pixels at a time
@@ -100,7 +100,7 @@ SINGLY = [
     run
     for dtype in (SINGLE, DOUBLE)
     for run in (
-        *three_sums((2, 6, 11, 12), (4, 3, 3, 2), dtype, algorithm="loops", **PAIRS),
+        *three_sums((2, 6, 11, 13), (4, 3, 3, 2), dtype, algorithm="loops", **PAIRS),
         *three_sums((1, 3, 9, 8), (4, 3, 3, 2), dtype, algorithm="loops", stride=4, dilation=2),
         *three_sums((1, 2, 11, 12), (3, 2, 9, 8), dtype, algorithm="loops", padding=1),  # 72 taps
         *three_sums((1, 3, 27, 25), (3, 1, 3, 3), dtype, algorithm="loops", groups=3),  # a gradient in parts
