@@ -28,7 +28,7 @@ TRUNKS = {
     "vgg16": (models.vgg16, "pool5", (1, 3, 33, 17)),
     "googlenet": (models.googlenet, "inception5b", (1, 3, 65, 40)),
 }
-STEP = 1e-6  # of the size of what is moved: small enough to meet few kinks, far above the rounding of float64
+STEP = 1e-7  # of the size of what is moved: small enough to meet few kinks, far above the rounding of float64
 
 
 def test_every_model_has_a_row():
@@ -85,5 +85,7 @@ def test_the_gradient_of_a_large_net_up_to_its_head(name):
         direction = stream(0, leaf).standard_normal(value.shape) * value.std()
         before, after = subject.point[:i], subject.point[i + 1 :]
         behind, ahead = (subject.forward([*before, value + t * direction, *after]) for t in (-STEP, STEP))
-        assert (ahead - behind) / (2 * STEP) == pytest.approx(np.vdot(gradient, direction), rel=1e-4), leaf
+        slope = (ahead - behind) / (2 * STEP)
+        # Slopes are of the order of 100; one that happens to be near 0 is as far off as rounding puts them all.
+        assert slope == pytest.approx(np.vdot(gradient, direction), rel=1e-4, abs=1e-4), leaf
         assert gradient.any(), leaf
