@@ -53,7 +53,7 @@ def scenes(split: str, count: int = 256) -> DigitScenes:
     return DigitScenes(split, SCENE, count=count)
 
 
-def segmenter(start: nn.Sequential, stride: int = 8, kind: type[fcn.FCN] = fcn.FCN) -> fcn.FCN:
+def segmenter(start: nn.Sequential, kind: type[fcn.FCN] = fcn.FCN, *, stride: int = 8) -> fcn.FCN:
     """Return an FCN that begins as ``start``'s heat map, upsampled.
 
     The classifier's own last layer becomes the coarsest score layer. The paper throws it away and begins with zeros;
