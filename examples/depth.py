@@ -3,8 +3,7 @@
 A coarse and noisy depth camera sees that an object stands out, where the colour camera cannot tell objects from clutter
 at once. All nets start from the same classifier of colours: one for colour alone; one for depth alone, its filters
 those of the colours added up; one with depth as a fourth channel of the image, which weighs nothing at first (early
-fusion). Then the first two side by side, their scores added (late fusion): as they are, and trained on as one net. For
-comparison the net for colour alone is trained on as long.
+fusion). Then the first two side by side, their scores added (late fusion): as they are, and trained on as one net.
 """
 
 from copy import deepcopy
@@ -72,9 +71,8 @@ def main(effort: Effort = FULL) -> None:
     nets["late"] = fcn.LateFusion(deepcopy(nets["colour"]), deepcopy(nets["depth"]), channels=3)
     add_row("late, untrained", nets["late"], "")
     more = settings(effort.steps // 2)
-    for name, net in (("colour", deepcopy(nets["colour"])), ("late", nets["late"])):
-        train(f"{name} on", net, seen_by(name, scenes("train")), more)
-        add_row(name, net, f"+ {more.steps}")
+    train("late", nets["late"], seen_by("late", scenes("train")), more)
+    add_row("late", nets["late"], f"+ {more.steps}")
     draw(nets, seen_by, test)
     header = ("net", "steps", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "paper's mean IU (NYUDv2)")
     report("depth", header, rows)
