@@ -8,6 +8,7 @@ import pytest
 
 from graphs import Identity, leaf
 from minifcn import Function, Tensor, no_grad, ops
+from planted.subjects import SUBJECTS
 
 
 @pytest.fixture
@@ -256,3 +257,17 @@ def test_a_fresh_gradient_becomes_the_leafs_own_without_a_copy():
     x = leaf(1.0)
     Fresh.apply(x).backward()
     assert x.grad is made[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "crop", "local_response_norm", "cross_entropy"],
+)
+def test_what_a_kernel_makes_for_a_leaf_is_not_copied(name, monkeypatch):
+    """The largest weight of VGG16 has 411 MB."""
+    function, call, inputs = (getattr(SUBJECTS[name], field) for field in ("function", "call", "inputs"))
+    made, backward = [], function.backward
+    monkeypatch.setattr(function, "backward", lambda self, grad: made.append(backward(self, grad)) or made[-1])
+    leaves = [Tensor(x, requires_grad=True) for x in inputs]
+    call(*leaves).sum().backward()
+    assert all(x.grad is grad for x, grad in zip(leaves, made[0], strict=False))

@@ -159,6 +159,7 @@ def test_only_a_single_number_has_a_default_cotangent():
     ("grad", "error", "message"),
     [
         (np.ones(3), ValueError, r"shape \(2,\) and dtype float64, got \(3,\)"),
+        (np.ones(1), ValueError, r"shape \(2,\) and dtype float64, got \(1,\)"),
         (np.ones(2, np.float32), ValueError, "got .* float32"),
         ([1.0, 1.0], TypeError, "must be an array, got list"),
         (Tensor(np.ones(2)), TypeError, "must be an array, got Tensor"),
@@ -167,6 +168,11 @@ def test_only_a_single_number_has_a_default_cotangent():
 def test_a_cotangent_that_does_not_fit_is_refused(grad, error, message):
     with pytest.raises(error, match=f"backward: grad .*{message}"):
         (leaf(1.0, 2.0) * 2.0).backward(grad)
+
+
+def test_a_cotangent_of_more_precision_is_refused():
+    with pytest.raises(ValueError, match=r"backward: grad must have .* dtype float32, got .* float64"):
+        (leaf(1.0, dtype=np.float32) * 2.0).backward(np.ones(1))
 
 
 def test_backward_of_a_constant_is_refused():
@@ -181,6 +187,7 @@ def test_backward_of_a_constant_is_refused():
         (lambda g: (g, g), TypeError, r"a tuple of 1 gradients"),
         (lambda g: (), TypeError, r"a tuple of 1 gradients"),
         (lambda g: (g[:1],), ValueError, r"shape \(1,\).*input 0, which has shape \(2,\)"),
+        (lambda g: (g.repeat(2),), ValueError, r"shape \(4,\).*input 0, which has shape \(2,\)"),
         (lambda g: (g.astype(np.float32),), ValueError, "dtype float32 for input 0, .* dtype float64"),
         (lambda g: (1.0,), ValueError, r"shape \(\)"),
         (lambda g: (Tensor(g),), ValueError, "dtype object"),
@@ -192,6 +199,12 @@ def test_a_backward_that_returns_something_wrong_is_named(returned, error, messa
         y.sum().backward()
 
 
+def test_a_backward_of_more_precision_is_named():
+    y = Identity.apply(leaf(1.0, dtype=np.float32), pull=lambda g: (g.astype(np.float64),))
+    with pytest.raises(ValueError, match=r"dtype float64 for input 0, .* dtype float32"):
+        y.backward()
+
+
 def test_a_forward_that_changes_the_dtype_is_named():
     class Widen(Identity):
         def forward(self, a):
@@ -199,6 +212,13 @@ def test_a_forward_that_changes_the_dtype_is_named():
 
     with pytest.raises(TypeError, match=r"Widen\.forward must return .*float32, got float64"):
         Widen.apply(Tensor([1.0]))
+
+    class Narrow(Identity):
+        def forward(self, a):
+            return a.astype(np.float32)
+
+    with pytest.raises(TypeError, match=r"Narrow\.forward must return .*float64, got float32"):
+        Narrow.apply(leaf(1.0))
 
 
 def test_a_function_without_forward_or_backward_is_named():
@@ -270,10 +290,12 @@ def test_a_change_before_the_forward_or_after_the_backward_is_fine():
     assert net.weight.grad.tolist() == [[2.0]]
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.zeros(2, np.float32), 0.0])
+@pytest.mark.parametrize("array", [np.zeros(1), np.zeros(3), np.zeros(2, np.float32), 0.0])
 def test_new_data_must_keep_shape_and_dtype(array):
     with pytest.raises(ValueError, match=r"data must keep shape \(2,\) and dtype float64"):
         leaf(1.0, 2.0).data = array
+    with pytest.raises(ValueError, match=r"data must keep .* dtype float32, got .* float64"):
+        leaf(1.0, 2.0, dtype=np.float32).data = np.zeros(2)
 
 
 # --- backend policy --------------------------------------------------------------------------------------------------
@@ -314,3 +336,6 @@ def test_repr_shows_shape_dtype_and_op():
     assert repr((x * 2.0).sum()) == "Tensor(6., shape=(), dtype=float32, op=Sum)"
     assert "shape=(100, 100), dtype=float64, op=leaf" in repr(Tensor(np.zeros((100, 100))))
     assert len(repr(Tensor(np.zeros((100, 100))))) < 300
+    assert "..." in repr(Tensor(np.zeros(21)))
+    assert "..." not in repr(Tensor(np.zeros(20)))
+    assert repr(Tensor(1 / 3)) == "Tensor(0.3333, shape=(), dtype=float32, op=leaf)"

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -39,7 +40,7 @@ MEMORY = 4 << 30
 def main() -> int:
     """Run a group, write its table, and return 0 if the score is reached."""
     config = tomllib.loads((HERE / "mutants.toml").read_text(encoding="utf-8"))
-    groups = [name for name, value in config.items() if isinstance(value, dict)]
+    groups = [name for name, value in config.items() if isinstance(value, dict) and "files" in value]
     parser = argparse.ArgumentParser(description="How many of the changed programs do the tests notice?")
     parser.add_argument("group", choices=groups)
     parser.add_argument(
@@ -75,6 +76,8 @@ def run(mutants, tests, results, resume):
     killed = {mutant for mutant in mutants if key(mutant) in known}
     with tempfile.TemporaryDirectory() as folder, results.open("a" if resume else "w", encoding="utf-8") as log:
         copies = [copy_of_the_project(Path(folder) / str(i)) for i in range(processors())]
+        if any(file.startswith("kernels/") for file in tests):
+            os.environ["NUMBA_CACHE_DIR"] = folder  # what is compiled of mutants goes when they go
         waiting = [mutant for mutant in reversed(mutants) if mutant not in killed]
         limits = {}
         progress = tqdm(total=len(waiting), unit="mutant")
@@ -83,7 +86,7 @@ def run(mutants, tests, results, resume):
             while waiting and copies:
                 mutant, copy = waiting.pop(), copies.pop()
                 if mutant.file not in limits:
-                    limits[mutant.file] = 10 + 5 * time_of(copy, tests[mutant.file], mutant.file)
+                    limits[mutant.file] = 5 + 3 * time_of(copy, tests[mutant.file], mutant.file)
                 (copy / mutant.file).write_text(mutant.code, encoding="utf-8")
                 running[start(copy, tests[mutant.file])] = mutant, copy, time.monotonic() + limits[mutant.file]
             for process, (mutant, copy, deadline) in list(running.items()):
@@ -135,6 +138,7 @@ def start(copy, tests):
     process = os.fork()
     if process:
         return process
+    status = 1
     try:
         os.setsid()  # so that whatever the tests start can be ended with them
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -148,11 +152,13 @@ def start(copy, tests):
         import minifcn
 
         assert Path(minifcn.__file__).is_relative_to(copy)
-        passed = pytest.main([*OPTIONS, *tests])
-        sys.stdout.flush()
-        os._exit(passed)
+        status = pytest.main([*OPTIONS, *tests])
+    except BaseException:  # a fork must not go on where its parent does, whatever happens
+        traceback.print_exc()
     finally:
-        os._exit(1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def ended(process, deadline, wait=False):

@@ -134,7 +134,7 @@ def test_the_gradients_of_a_matrix_product_are_right(shapes, seed):
     check_gradients(ops.matmul, normal(shapes[0], seed), normal(shapes[1], seed + 1), seed=seed)
 
 
-@pytest.mark.parametrize("shapes", [((2,), (2, 3)), ((2, 3), (3,)), ((2, 3), (2, 3)), ((), (1, 1))])
+@pytest.mark.parametrize("shapes", [((2,), (2, 3)), ((2, 3), (3,)), ((2, 3), (2, 3)), ((2, 2), (3, 3)), ((), (1, 1))])
 def test_a_matrix_product_of_shapes_that_do_not_fit_is_refused(shapes):
     a, b = (Tensor(np.zeros(shape)) for shape in shapes)
     with pytest.raises(ValueError, match=r"matmul: expected shapes \(…, I, J\) and \(…, J, K\), got \("):

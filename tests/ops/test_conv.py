@@ -154,7 +154,13 @@ def test_strided_inputs_upsample_like_contiguous_ones():
             "output_padding must be smaller than the stride (2, 3), got (2, 2)",
         ),
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"output_padding": -1}, "output_padding must be at least 0, got -1"),
+        ((1, 2, 4, 4, 1), (2, 1, 3, 3), None, {}, "expected x (N, C, H, W) and w (C, K/G, R, S) with one C"),
+        ((1, 2, 4, 4), (2, 1, 3), None, {}, "expected x (N, C, H, W) and w (C, K/G, R, S) with one C"),
+        ((1, 2, 4, 4), (2, 1, 3, 3, 1), None, {}, "expected x (N, C, H, W) and w (C, K/G, R, S) with one C"),
+        ((1, 3, 4, 4), (2, 3, 3, 3), None, {}, "with one C, got (1, 3, 4, 4) and (2, 3, 3, 3)"),
         ((1, 2, 2, 2), (2, 3, 3, 3), None, {"padding": 2}, "padding (2, 2) leaves an output of 0×0"),
+        ((1, 2, 2, 4), (2, 3, 3, 3), None, {"padding": (2, 0)}, "padding (2, 0) leaves an output of 0×6"),
+        ((1, 2, 4, 2), (2, 3, 3, 3), None, {"padding": (0, 2)}, "padding (0, 2) leaves an output of 6×0"),
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"stride": 0}, "stride must be at least 1, got 0"),
         (
             (1, 3, 4, 4),
@@ -200,10 +206,14 @@ def test_linear_is_a_weighted_sum_of_features(N, C, K, bias, seed):
     check_gradients(ops.linear, *([x, w, b] if bias else [x, w]), seed=seed)
 
 
-@pytest.mark.parametrize(("x_shape", "w_shape"), [((3,), (2, 3)), ((1, 3), (2, 4)), ((1, 3, 1), (2, 3))])
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape"),
+    [((3,), (2, 3)), ((1, 3), (2, 4)), ((1, 3), (2, 2)), ((1, 3, 1), (2, 3)), ((1, 3), (3,)), ((1, 3), (2, 3, 1))],
+)
 def test_linear_refuses_what_does_not_fit(x_shape, w_shape):
     with pytest.raises(
-        ValueError, match=literal(f"linear: expected x (N, C) and w (K, C) with one C, got shapes {x_shape}")
+        ValueError,
+        match=literal(f"linear: expected x (N, C) and w (K, C) with one C, got shapes {x_shape} and {w_shape}"),
     ):
         ops.linear(Tensor(np.zeros(x_shape)), Tensor(np.zeros(w_shape)))
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minifcn import Tensor, ops
+from minifcn.ops import movement
 from minifcn.ops.movement import permute, reshape, transpose
 from minifcn.testing import check_gradients, strategies
 from minifcn.testing.data import normal, strided
@@ -47,13 +48,15 @@ def test_permute_moves_axes_and_gradients_move_back(shape, order, negative, seed
     check_gradients(lambda t: permute(t, *named), normal(shape, seed), seed=seed)
 
 
-@pytest.mark.parametrize("dims", [(0,), (0, 0), (0, 1, 1), (0, 3), ()])
+@pytest.mark.parametrize("dims", [(0,), (0, 0), (0, 1, 1), (0, 3), (0, -3), ()])
 def test_permute_by_something_else_than_a_permutation_is_refused(dims):
     with pytest.raises(ValueError, match="permute: dims must name each of the 2 axes once, got"):
         permute(Tensor(np.zeros((2, 3))), *dims)
 
 
-@pytest.mark.parametrize(("dims", "swapped"), [((0, 1), (3, 2, 4)), ((2, 1), (2, 4, 3)), ((-1, 0), (4, 3, 2))])
+@pytest.mark.parametrize(
+    ("dims", "swapped"), [((0, 1), (3, 2, 4)), ((2, 1), (2, 4, 3)), ((-1, 0), (4, 3, 2)), ((-3, 2), (4, 3, 2))]
+)
 def test_transpose_swaps_two_axes_as_in_pytorch(dims, swapped):
     x = numbered((2, 3, 4))
     np.testing.assert_array_equal(Tensor(x).transpose(*dims).data, np.swapaxes(x, *dims).astype(np.float32))
@@ -107,6 +110,22 @@ def test_indexing_takes_what_numpy_takes_and_gradients_add_up_where_it_was_taken
     np.testing.assert_allclose(x.grad, expected.reshape(2, 3, 4), rtol=1e-14)
 
 
+def test_the_gradient_of_slices_is_not_added_element_by_element(monkeypatch):
+    """That takes 60 times as long."""
+
+    class WithoutAdd:
+        def __getattr__(self, name):
+            assert name != "add"
+            return getattr(np, name)
+
+    monkeypatch.setattr(movement, "np", WithoutAdd())
+    x = Tensor(numbered((2, 3, 4)), requires_grad=True)
+    for index in (1, np.int64(1), slice(1), ..., None, (0, ..., None, slice(1, 3))):
+        x[index].sum().backward()
+    with pytest.raises(AssertionError):
+        x[[0, 0]].sum().backward()
+
+
 def test_an_index_out_of_range_is_refused():
     with pytest.raises(IndexError, match="index 5 is out of bounds for axis 0 with size 2"):
         Tensor([1.0, 2.0])[5]
@@ -144,6 +163,10 @@ def test_a_tensor_joined_to_itself_gets_both_gradients():
     check_gradients(lambda x: ops.cat([x, x, x * 2]), normal((2, 3), 1))
 
 
+def test_cat_joins_along_the_first_axis_unless_told():
+    assert ops.cat([Tensor(np.ones((2, 3))), Tensor(np.ones((1, 3)))]).shape == (3, 3)
+
+
 def test_cat_of_nothing_or_of_shapes_that_differ_is_refused():
     with pytest.raises(ValueError, match="cat: expected at least one tensor"):
         ops.cat([])
@@ -170,6 +193,10 @@ def test_pad_puts_a_frame_around_the_last_two_axes(lead, size, padding, value, s
         inside = top <= i < top + size[0] and left <= j < left + size[1]
         assert y[(*n, i, j)] == (x[(*n, i - top, j - left)] if inside else value)
     check_gradients(lambda t: ops.pad(t, padding, value=value), x, seed=seed)
+
+
+def test_pad_frames_with_zeros_unless_told():
+    assert ops.pad(Tensor(np.ones((1, 1))), 1).data.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("padding", [-1, (0, 0, 0, -1), (1, 1), (1, 1, 1, 1, 1, 1)])

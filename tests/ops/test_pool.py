@@ -58,6 +58,19 @@ def test_the_stride_is_the_kernel_size_unless_told(op):
 
 
 @pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
+def test_no_padding_no_dilation_and_no_window_over_the_edge_unless_told(op):
+    x = np.arange(49.0).reshape(1, 1, 7, 7)
+    y = op(Tensor(x), 3).data[0, 0]
+    reduce = np.max if op is ops.max_pool2d else np.mean
+    np.testing.assert_allclose(y, [[reduce(x[0, 0, i : i + 3, j : j + 3]) for j in (0, 3)] for i in (0, 3)])
+
+
+def test_padding_counts_in_an_average_unless_told():
+    y = ops.avg_pool2d(Tensor(np.ones((1, 1, 3, 3))), 3, padding=1).data
+    np.testing.assert_allclose(y, [[[[4 / 9]]]])
+
+
+@pytest.mark.parametrize("op", [ops.max_pool2d, ops.avg_pool2d])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_dtype_stays(op, dtype):
     y, gx = backward(op, normal((1, 1, 4, 4)).astype(dtype), np.ones((1, 1, 2, 2), dtype), kernel_size=2)
