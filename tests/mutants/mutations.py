@@ -6,6 +6,7 @@ Not every change that the operators make says something about the tests. Left ou
 * decorators and their arguments: they decide how a function is stored or compiled, not what it computes;
 * the ``strict`` of ``zip``: it guards what the code around it makes sure of;
 * ``is`` for ``==`` and the like: the same for the None, strings and small numbers that they compare here;
+* the ``*`` before arguments that have to be named: it is no product;
 * an arithmetic operator for one of another kind: ``a << b`` fails on floats whatever the test, and would only flatter.
 """
 
@@ -95,9 +96,10 @@ def changes(file: str, source: str) -> Iterator[Callable[[], str]]:
         operator = get_operator(name)
         if operator.arguments() or not _informative(name.partition("/")[2]):
             continue
-        places = [place for node in nodes for place in operator().mutation_positions(node)]
-        for occurrence, (start, end) in enumerate(places):
-            if not any(first <= start and end <= last for first, last in without):
+        places = [(node, *place) for node in nodes for place in operator().mutation_positions(node)]
+        for occurrence, (node, start, end) in enumerate(places):
+            a_star = node.type == "operator" and node.parent.type == "parameters"
+            if not a_star and not any(first <= start and end <= last for first, last in without):
                 yield partial(mutate_code, source, operator(), occurrence)
     if file.endswith("/tile.py"):
         for before, after in INSTRUCTIONS:
