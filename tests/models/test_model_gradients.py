@@ -48,7 +48,7 @@ def test_the_gradient_of_a_whole_classifier(name, training):
 
 
 @both_modes
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "alexnet")) for name in LARGE])
 def test_the_gradient_of_a_whole_large_classifier(name, training, monkeypatch):
     make, shape, factor = LARGE[name]
     narrowed(monkeypatch, factor)
