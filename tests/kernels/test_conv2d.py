@@ -123,6 +123,18 @@ X, W = np.zeros((1, 4, 5, 6)), np.zeros((6, 4, 3, 3))
         ((X, W), {"padding": (1, 2, 3)}, TypeError, "padding must be an int or a pair of ints (h, w), got (1, 2, 3)"),
         ((X, W), {"dilation": 0}, ValueError, "dilation must be at least 1, got 0"),
         ((X, W), {"dilation": 3}, ValueError, "reaches over 7×7 pixels, more than the padded input has (5×6)"),
+        (
+            (X, W),
+            {"dilation": (4, 2), "padding": (1, 0)},
+            ValueError,
+            "over 9×5 pixels, more than the padded input has (7×6)",
+        ),
+        (
+            (X, W),
+            {"dilation": (1, 4), "padding": (0, 1)},
+            ValueError,
+            "over 3×9 pixels, more than the padded input has (5×8)",
+        ),
         ((X, W), {"groups": 3}, ValueError, "groups must divide the 4 input and 6 output channels, got 3"),
         ((X, W), {"groups": 0}, ValueError, "groups must divide the 4 input and 6 output channels, got 0"),
         ((X, W), {"groups": 2}, ValueError, "takes 4 × 2 groups = 8 input channels, but x of shape (1, 4, 5, 6) has 4"),

@@ -1,5 +1,7 @@
 """What holds for all kernels alike: what they do to their inputs, memory layouts, dtypes, threads and backends."""
 
+import inspect
+
 import numba
 import numpy as np
 import pytest
@@ -77,6 +79,14 @@ def replace_arrays(change, arguments, options):
 def test_the_table_names_every_kernel():
     public = {name for name in kernels.__all__ if isinstance(getattr(kernels, name), Kernel)}
     assert set(NAMES) == public
+
+
+@every_kernel
+def test_every_implementation_has_the_arguments_and_defaults_of_the_contract(name):
+    reference, *others = getattr(kernels, name)._implementations.values()
+    for implementation in others:
+        for argument in inspect.signature(reference).parameters.values():
+            assert inspect.signature(implementation).parameters[argument.name].default == argument.default
 
 
 @every_kernel

@@ -153,6 +153,7 @@ X = np.zeros((1, 2, 4, 5))
         (2, {"stride": 0}, ValueError, "stride must be at least 1, got 0"),
         (2, {"padding": -1}, ValueError, "padding must be at least 0, got -1"),
         (3, {"padding": 2}, ValueError, "padding must be at most half the kernel_size (3, 3), got (2, 2)"),
+        ((1, 5), {"padding": (1, 2)}, ValueError, "at most half the kernel_size (1, 5), got (1, 2)"),
         ((5, 1), {"padding": (2, 1)}, ValueError, "at most half the kernel_size (5, 1), got (2, 1)"),
         (6, {"padding": (1, 0)}, ValueError, "reaches over 6×6 pixels, more than the padded input has (6×5)"),
     ],
