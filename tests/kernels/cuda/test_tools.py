@@ -96,6 +96,7 @@ __global__ void patterns(const float* x, float* y) {
     tile[0][t] = 1;
     __syncthreads(), y[t] = tile[0][0];
     four[t] = make_float4(1, 2, 3, 4);
+    __syncthreads(), y[t] = wide[0][0] + four[0].x;
 }
 """
 
@@ -123,6 +124,8 @@ def test_coalescing_counts_sectors_and_turns_of_known_patterns(tmp_path):
         ("patterns.cu:11", True, False): (1, 1, 1),  # one word for all
         ("patterns.cu:11", False, True): (1, 4, 4),
         ("patterns.cu:12", True, True): (1, 4, 4),  # 16 bytes a lane: four quarters of the warp
+        ("patterns.cu:13", True, False): (2, 1, 1),
+        ("patterns.cu:13", False, True): (1, 4, 4),
     }
 
 
