@@ -37,9 +37,8 @@ def timed(run):
 
 def main(effort: Effort = FULL) -> None:
     net = models.lenet(len(CLASSES), 3)
-    config = TrainConfig(steps=effort.classifier_steps, lr=0.05, clip_norm=1.0, cooldown=100, batch_size=32)
-    if effort != FULL:
-        config = TrainConfig(steps=effort.classifier_steps, lr=0.05)
+    steps = effort.classifier_steps
+    config = TrainConfig(steps=steps, lr=0.05, clip_norm=1.0, cooldown=steps // 4, batch_size=32)
     train("LeNet on windows of 32×32", net, Halved(digit_crops("train")), config)
     dense = fcn.convolutionalize(net)
     rarefied = fcn.rarefy(dense)
