@@ -94,8 +94,14 @@ def test_mixed_float_dtypes_are_refused(op):
             op(a, b)
 
 
-def test_an_integer_array_takes_the_tensors_dtype():
-    assert (Tensor([1.0]) + np.array([1])).dtype == np.float32
+@pytest.mark.parametrize("kind", [int, np.uint8, bool])
+def test_an_array_of_no_floats_takes_the_tensors_dtype(kind):
+    assert (Tensor([1.0]) + np.array([1], kind)).dtype == np.float32
+
+
+def test_mixed_dtypes_are_named_in_the_order_of_the_operands():
+    with pytest.raises(TypeError, match="Add: mixes float32 and float64 tensors"):
+        Tensor(np.ones(1, np.float32)) + Tensor(np.ones(1))
 
 
 @pytest.mark.parametrize("exponent", [np.ones(2), Tensor([1.0]), "2", None])
