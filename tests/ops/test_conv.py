@@ -162,6 +162,8 @@ def test_strided_inputs_upsample_like_contiguous_ones():
         ((1, 2, 2, 4), (2, 3, 3, 3), None, {"padding": (2, 0)}, "padding (2, 0) leaves an output of 0×6"),
         ((1, 2, 4, 2), (2, 3, 3, 3), None, {"padding": (0, 2)}, "padding (0, 2) leaves an output of 6×0"),
         ((1, 2, 4, 4), (2, 3, 3, 3), None, {"stride": 0}, "stride must be at least 1, got 0"),
+        ((1, 2, 4, 4), (2, 3, 3, 3), None, {"padding": -1}, "padding must be at least 0, got -1"),
+        ((1, 2, 4, 4), (2, 3, 3, 3), None, {"dilation": 0}, "dilation must be at least 1, got 0"),
         (
             (1, 3, 4, 4),
             (3, 2, 3, 3),

@@ -64,7 +64,7 @@ def test_transpose_swaps_two_axes_as_in_pytorch(dims, swapped):
     check_gradients(lambda t: t.transpose(*dims), normal((2, 3, 4)))
 
 
-@pytest.mark.parametrize("dims", [(0, 2), (-3, 0)])
+@pytest.mark.parametrize("dims", [(0, 2), (0, 3), (-3, 0), (-4, 0)])
 def test_transpose_of_an_axis_that_is_not_there_is_refused(dims):
     with pytest.raises(
         ValueError, match=f"transpose: dims must be axes of a tensor with 2, got {dims[0]} and {dims[1]}"
