@@ -38,7 +38,7 @@ from minifcn_kernels.jit import Array
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 BACKENDS = ("numba", "numpy", "emulator")  # of NumPy arrays
-ALGORITHMS = ("auto", "loops", "direct")
+ALGORITHMS = ("auto", "loops", "direct", "winograd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,10 @@ def use_backend(name: str) -> Iterator[None]:
 def use_algorithm(name: str) -> Iterator[None]:
     """Let the backend ``"numba"`` compute convolutions by algorithm ``name`` inside a ``with``.
 
-    ``"loops"`` is the plain nest of loops, ``"direct"`` the register tile, and ``"auto"`` (the default) chooses for
-    every convolution by its geometry, never by timing. The choice belongs to the current thread or task.
+    ``"loops"`` is the plain nest of loops, ``"direct"`` the register tile. ``"winograd"`` is Winograd's F(4×4, 3×3) for
+    all it can do (3×3 filters, no stride, no dilation, float32), and the register tile for the rest. ``"auto"`` (the
+    default) chooses for every convolution by its geometry, never by timing; float64 never gets Winograd. The choice
+    belongs to the current thread or task.
 
     Raises:
         ValueError: no algorithm has that name.

@@ -10,6 +10,9 @@ from minifcn.testing.data import strided
 from minifcn.testing.failure import BackendError, Mismatch, describe, first_mismatch
 from minifcn_kernels import dispatch
 from minifcn_kernels.cuda.device import is_cupy, to_device
+from minifcn_kernels.conv2d.choose import winograd_applies
+from minifcn_kernels.conv2d.contract import conv_geometry
+from minifcn_kernels.conv2d.winograd_transforms import FORWARD_GROWTH, TILE, WEIGHT_GROWTH, error_bound
 from minifcn_kernels.dispatch import Kernel, Policy, current_policy, use_policy
 from minifcn_kernels.jit import Array
 
@@ -31,7 +34,8 @@ def check_backends(kernel: Kernel, case: Case) -> None:
 
     The reference runs in float64. An implementation may differ by γ·m, with γ = n·u/(1 − n·u) for n roundings of unit
     u (Higham, "Accuracy and Stability of Numerical Algorithms", §3.1), in float64 as in float32, where m is the
-    largest of inputs, outputs, and outputs for the absolute values of the inputs. Whole numbers must be equal.
+    largest of inputs, outputs, and outputs for the absolute values of the inputs. Winograd's algorithm, asked for or
+    chosen, has the error bound of its own that it states on top. Whole numbers must be equal.
     Each implementation also leaves its inputs alone, returns arrays of its own, takes any memory layout, and
     gives the same bits with one thread and with two (where Numba may use two).
 
@@ -47,7 +51,8 @@ def check_backends(kernel: Kernel, case: Case) -> None:
         expected, tolerance = _reference(kernel, arguments, case.roundings(kernel.name), dtype)
         for name, policy in _policies(kernel):
             with use_policy(policy):
-                failure = _first_failure(kernel, arguments, expected, tolerance)
+                more = _winograd_tolerance(kernel, arguments) if _may_be_winograd(kernel, policy, dtype) else 0
+                failure = _first_failure(kernel, arguments, expected, tolerance + more)
             if failure is not None:
                 claim, mismatch = failure
                 headline = f"{kernel.name} on {name} in {dtype}: a claim does not hold"
@@ -66,9 +71,33 @@ def _policies(kernel: Kernel) -> Iterator[tuple[str, Policy]]:
             continue
         several = backend != "numpy" and kernel.name.startswith("conv2d")
         for algorithm in dispatch.ALGORITHMS if several else ("auto",):
-            if backend == "numba" and algorithm == "direct" and numba.config.DISABLE_JIT:
+            if backend == "numba" and algorithm in ("direct", "winograd") and numba.config.DISABLE_JIT:
                 continue  # the register tile exists in compiled code only
             yield f"{backend} ({algorithm})", Policy(backend, algorithm)
+
+
+def _may_be_winograd(kernel: Kernel, policy: Policy, dtype: np.dtype[np.floating[Any]]) -> bool:
+    if not kernel.name.startswith("conv2d") or policy.algorithm not in ("auto", "winograd"):
+        return False
+    return policy.backend != "numpy" and dtype == np.float32
+
+
+def _winograd_tolerance(kernel: Kernel, arguments: Arguments) -> float:
+    """Return by how much Winograd's algorithm may be off; 0 where it does not apply."""
+    shapes = {name: a.shape for name, a in arguments.items() if isinstance(a, np.ndarray)}
+    shapes |= {name.removesuffix("_shape"): a for name, a in arguments.items() if name.endswith("_shape")}
+    options = [arguments.get(*option) for option in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))]
+    g = conv_geometry(shapes["x"], shapes["w"], *options)
+    if not winograd_applies(g, np.dtype(np.float32)):
+        return 0.0
+    terms = {
+        "conv2d": g.C // g.groups,
+        "conv2d_grad_input": g.K // g.groups,
+        "conv2d_grad_weight": g.N * -(-g.OH // TILE) * -(-g.OW // TILE),
+    }
+    growth = WEIGHT_GROWTH if kernel.name == "conv2d_grad_weight" else FORWARD_GROWTH
+    largest = [float(np.abs(arguments[name]).max(initial=0)) for name in ("x", "w", "gy") if name in arguments]
+    return error_bound(terms[kernel.name], growth, largest[0] * largest[1])
 
 
 def _in_precision(arguments: Arguments, dtype: np.dtype[np.floating[Any]]) -> Arguments:
