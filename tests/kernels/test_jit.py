@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -149,3 +150,13 @@ def test_ctrl_c_within_compiled_code_stays_ctrl_c(monkeypatch):
         monkeypatch.setattr(jit, "_specialise", lambda function, arguments: function)
         with pytest.raises(raised):
             kernel(np.zeros(1))
+
+
+def test_scratch_memory_begins_a_cache_line_and_is_kept_by_its_thread():
+    first, longer = jit.scratch_memory(1000), jit.scratch_memory(5000)
+    assert len(first) == 1000
+    assert len(longer) == 5000
+    assert longer.ctypes.data % 64 == 0
+    assert np.shares_memory(longer, jit.scratch_memory(3000))
+    with ThreadPoolExecutor(1) as pool:
+        assert not np.shares_memory(longer, pool.submit(jit.scratch_memory, 3000).result())

@@ -258,3 +258,9 @@ def test_auto_takes_winograd_where_it_pays(monkeypatch):
     three_sums(wide, *arrays(wide, 0, dtype=np.float64))
     three_sums(thin, *arrays(thin, 0))
     assert ran == []
+
+
+def test_one_output_is_no_reason_to_compute_36_points():
+    """The rest of a tile's outputs, and of a panel's tiles, would be thrown away."""
+    assert choose.winograd_cost(512, 512, 1, 1, 1) > choose.DIRECT
+    assert choose.winograd_cost(512, 512, 1, 14, 14) < choose.DIRECT

@@ -26,15 +26,15 @@ where products and additions are fused; one for the bias, and one to spare. What
 row of |Bᵀ| adds up to 10, one of |Aᵀ| to 19, where a direct sum has plain Σ|W||D|. In practice the error is about ten
 times that of the direct sum: 10⁻⁶ to 10⁻⁵ of the largest output.
 
-A task's scratch memory is 0.9 MB for every 64 channels, and 0.8 MB. With many boxes, all filters are transformed
-beforehand, which takes four times their own size.
+A thread's scratch memory is 0.9 MB for every 64 channels, and 0.8 MB; it does not grow with the image. With many boxes,
+all filters are transformed beforehand, which takes four times their own size.
 """
 
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, get_thread_id, prange
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.winograd_transforms import (
@@ -57,7 +57,7 @@ from minifcn_kernels.conv2d.winograd_transforms import (
     times_g,
     transform_data,
 )
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTORS, tile
 
@@ -67,6 +67,7 @@ FILTERS = 32
 U_STEP = FILTERS * CHANNELS + SKEW  # from point to point
 U_BLOCK = POINTS * U_STEP
 M_STEP = FILTERS * POSITIONS + SKEW
+M_BLOCK, V_BLOCK = POINTS * M_STEP, POINTS * V_STEP
 # Tasks to cut the work into. Where boxes do not make so many, the filters are cut as well, but no finer than this: each
 # task transforms the data for itself. And if even so there are less than a few, the boxes are made smaller.
 TASKS = 16
@@ -98,14 +99,15 @@ def _convolve(
     """Convolve with ``w``; if ``transposed``, with ``w`` turned by 180° and its channels exchanged."""
     N, K, OH, OW = y_shape
     boxes, tasks = _plan(N, K // groups, OH, OW, groups)
-    blocks = 0
-    if len(boxes) > FEW_BOXES:
-        blocks = groups * -(-K // groups // FILTERS) * -(-x.shape[1] // groups // CHANNELS)
+    lots, c_lots = -(-K // groups // FILTERS), -(-x.shape[1] // groups // CHANNELS)
+    blocks = groups * lots * c_lots if len(boxes) > FEW_BOXES else 0
     U = np.empty((blocks, U_BLOCK), x.dtype)
     if blocks:
         _transform_filters(U, w, groups, transposed)
     y = np.empty(y_shape, x.dtype)
-    _winograd(y, x, w, U, b, padding, groups, transposed, boxes, tasks)
+    threads = get_num_threads()
+    scratch = scratch_memory(threads * (WORKSPACE + U_BLOCK + M_BLOCK + c_lots * V_BLOCK)).reshape(threads, -1)
+    _winograd(y, scratch, x, w, U, b, padding, groups, transposed, boxes, tasks)
     return y
 
 
@@ -150,6 +152,7 @@ def _transform_block(U: Array, w: Array, groups: int, transposed: bool, group: i
     k_size, c_size = (CHANNELS, FILTERS) if transposed else (FILTERS, CHANNELS)
     k_lot, c_lot = (c_lot, lot) if transposed else (lot, c_lot)
     c0, c1 = c_lot * c_size, min(C, (c_lot + 1) * c_size)
+    six = len(U) // (REACH * U_STEP)  # see `transform_data`
     taps = np.zeros(9 * CHANNELS, w.dtype)
     points = np.empty(18 * CHANNELS, w.dtype)
     for k in range(k_lot * k_size, min(K, (k_lot + 1) * k_size)):
@@ -160,22 +163,26 @@ def _transform_block(U: Array, w: Array, groups: int, transposed: bool, group: i
             for c in range(c1 - c0):
                 to[c] = source[9 * c]
         for s in range(3):
-            t, p = taps[s * CHANNELS :], points[s * CHANNELS :]
-            for c in range(CHANNELS):
-                u0, u1, u2, u3, u4, u5 = times_g(t[c], t[c + 3 * CHANNELS], t[c + 6 * CHANNELS])
-                p[c], p[c + 3 * CHANNELS], p[c + 6 * CHANNELS] = u0, u1, u2
-                p[c + 9 * CHANNELS], p[c + 12 * CHANNELS], p[c + 15 * CHANNELS] = u3, u4, u5
-        for i in range(REACH):
-            p, u = points[3 * i * CHANNELS :], U[REACH * i * U_STEP + k % k_size * c_size :]
-            for c in range(c_size):
-                u0, u1, u2, u3, u4, u5 = times_g(p[c], p[c + CHANNELS], p[c + 2 * CHANNELS])
-                u[c], u[c + U_STEP], u[c + 2 * U_STEP] = u0, u1, u2
-                u[c + 3 * U_STEP], u[c + 4 * U_STEP], u[c + 5 * U_STEP] = u3, u4, u5
+            for first in range(s * CHANNELS, s * CHANNELS + c_size, FILTERS):
+                t, p = taps[first:], points[first:]
+                for c in range(FILTERS):
+                    u0, u1, u2, u3, u4, u5 = times_g(t[c], t[c + 3 * CHANNELS], t[c + 6 * CHANNELS])
+                    p[c], p[c + 3 * CHANNELS], p[c + 6 * CHANNELS] = u0, u1, u2
+                    p[c + 9 * CHANNELS], p[c + 12 * CHANNELS], p[c + 15 * CHANNELS] = u3, u4, u5
+        for i in range(six):
+            for first in range(0, c_size, FILTERS):
+                p = points[3 * i * CHANNELS + first :]
+                u = U[REACH * i * U_STEP + k % k_size * c_size + first :]
+                for c in range(FILTERS):
+                    u0, u1, u2, u3, u4, u5 = times_g(p[c], p[c + CHANNELS], p[c + 2 * CHANNELS])
+                    u[c], u[c + U_STEP], u[c + 2 * U_STEP] = u0, u1, u2
+                    u[c + 3 * U_STEP], u[c + 4 * U_STEP], u[c + 5 * U_STEP] = u3, u4, u5
 
 
 @compiled
 def _winograd(
     out: Array,
+    scratch: Array,
     x: Array,
     w: Array,
     prepared: Array,
@@ -186,15 +193,20 @@ def _winograd(
     boxes: Array,
     tasks: Array,
 ) -> None:
-    """Convolve ``x`` with ``w``, whose transforms are ``prepared`` (or that is empty), into ``out``."""
+    """Convolve ``x`` with ``w``, whose transforms are ``prepared`` (or that is empty), into ``out``.
+
+    ``scratch`` has a row for each thread.
+    """
     for t in prange(len(tasks)):
         task = tasks[t]
-        _run_task(out, x, w, prepared, b, padding, groups, transposed, boxes[task.box0 : task.box1], task)
+        memory = scratch[get_thread_id()]
+        _run_task(out, memory, x, w, prepared, b, padding, groups, transposed, boxes[task.box0 : task.box1], task)
 
 
 @inlined
 def _run_task(
     y: Array,
+    memory: Array,
     x: Array,
     w: Array,
     prepared: Array,
@@ -208,10 +220,9 @@ def _run_task(
     K_per_group, C_per_group = y.shape[1] // groups, x.shape[1] // groups
     tile_rows = (y.shape[2] + TILE - 1) // TILE
     lots, c_lots = (K_per_group + FILTERS - 1) // FILTERS, (C_per_group + CHANNELS - 1) // CHANNELS
-    workspace = np.zeros(WORKSPACE, x.dtype)
-    V = np.empty((c_lots, POINTS * V_STEP), x.dtype)
-    M = np.empty(POINTS * M_STEP, x.dtype)
-    U_here = np.empty(U_BLOCK, x.dtype)
+    workspace, memory = memory[:WORKSPACE], memory[WORKSPACE:]
+    U_here, memory = memory[:U_BLOCK], memory[U_BLOCK:]
+    M, V = memory[:M_BLOCK], memory[M_BLOCK:]
 
     # Where the tile finds the filters' channels, the vectors of a panel, and its channels.
     u_step, c_step = (1, FILTERS) if transposed else (CHANNELS, 1)
@@ -222,9 +233,9 @@ def _run_task(
     for box in boxes:
         panels = panels_of(box)
         for c in range(C_per_group):
-            v_first = c % CHANNELS * WIDTH
+            v_first = c // CHANNELS * V_BLOCK + c % CHANNELS * WIDTH
             of_x = task.group * C_per_group + c
-            transform_data(V[c // CHANNELS], v_first, x, of_x, tile_rows, padding, box, workspace)
+            transform_data(V, v_first, x, of_x, tile_rows, padding, box, workspace)
         for lot in range(task.lot0, task.lot1):
             filters = min(FILTERS, K_per_group - lot * FILTERS)
             for c_lot in range(c_lots):
@@ -236,7 +247,7 @@ def _run_task(
                     if c_lot == 0:
                         M[point * M_STEP : (point + 1) * M_STEP] = 0
                     for panel in range(panels):
-                        v = V[c_lot, point * V_STEP + panel * PANEL :]
+                        v = V[c_lot * V_BLOCK + point * V_STEP + panel * PANEL :]
                         for m in range(0, filters, ROWS):
                             tile(
                                 *(channels, filters - m),
@@ -256,9 +267,10 @@ def _transform_back(
     """y = Aᵀ M A + bias in the outputs of a box, for one filter; without what tiles have beyond the map's edge."""
     _, K, OH, OW = y.shape
     y_flat = y.reshape(-1)
-    rows, planes = workspace[: REACH * ROW], workspace[REACH * ROW :]
+    rows, planes = workspace[: REACH * ROW], workspace[REACH * ROW : WORKSPACE]
+    six = len(rows) // ROW  # see `transform_data`
     count = panels_of(box) * WIDTH
-    for j in range(REACH):
+    for j in range(six):
         m, plane = M[m_first + j * M_STEP :], planes[j * PLANE :]
         step = REACH * M_STEP
         for p in range(count):
@@ -266,7 +278,7 @@ def _transform_back(
             t0, t1, t2, t3 = times_a_t(m0, m1, m2, m[p + 3 * step], m[p + 4 * step], m[p + 5 * step])
             plane[p], plane[p + REACH * PLANE] = t0, t1
             plane[p + 2 * REACH * PLANE], plane[p + 3 * REACH * PLANE] = t2, t3
-    for i in range(TILE):
+    for i in range(six - 2):  # rows of the tile
         t, row = planes[i * REACH * PLANE :], rows[i * ROW :]
         for p in range(count):
             t0, t1, t2 = t[p], t[p + PLANE], t[p + 2 * PLANE]

@@ -178,17 +178,21 @@ def transform_data(
 
     Vectors run over the positions. For the first product that is simple, since a row's neighbours are neighbours in
     memory. For the second, every fourth number is wanted: the rows are dealt out to four planes in between.
+
+    Here and elsewhere loops run to ``six``, and not to REACH: if the compiler knew the number it would unroll them,
+    which makes them no faster, and takes three times as long to compile.
     """
     _, C, H, W = x.shape
     x_flat = x.reshape(-1)
-    rows, planes = workspace[: REACH * ROW], workspace[REACH * ROW :]
+    rows, planes = workspace[: REACH * ROW], workspace[REACH * ROW : WORKSPACE]
+    six = len(rows) // ROW
     width = TILE * (box.q1 - box.q0 + 1)
     left = TILE * box.q0 - padding[1]
     before = min(max(0, -left), width)  # columns left of x
     after = max(before, min(width, W - left))  # the first column right of x
     for r in range(box.r0, box.r1):
         n, top = r // tile_rows, r % tile_rows * TILE - padding[0]
-        for i in range(REACH):
+        for i in range(six):
             row = rows[i * ROW + (r - box.r0) * width :]
             inside = 0 <= top + i < H
             for z in range(before if inside else width):
@@ -210,12 +214,12 @@ def transform_data(
         u0, u1, u2, u3, u4, u5 = times_b_t(d0, d1, d2, d3, d4, d5)
         rows[z], rows[z + ROW], rows[z + 2 * ROW] = u0, u1, u2
         rows[z + 3 * ROW], rows[z + 4 * ROW], rows[z + 5 * ROW] = u3, u4, u5
-    for i in range(REACH):
+    for i in range(six):
         d, plane = rows[i * ROW :], planes[i * ROW :]
         for p in range(count):
             plane[p], plane[p + PLANE] = d[4 * p], d[4 * p + 1]
             plane[p + 2 * PLANE], plane[p + 3 * PLANE] = d[4 * p + 2], d[4 * p + 3]
-    for i in range(REACH):
+    for i in range(six):
         for panel in range(panels):
             d, v = planes[i * ROW + panel * WIDTH :], V[v_first + i * REACH * V_STEP + panel * PANEL :]
             for p in range(WIDTH):
