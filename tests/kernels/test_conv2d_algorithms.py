@@ -162,12 +162,12 @@ def test_float32_stays_within_the_error_bound_of_a_sum(name):
 
 def test_auto_takes_loops_where_the_tile_would_have_one_row():
     g, dtype = conv_geometry((1, 2, 9, 9), (2, 1, 3, 3), 1, 1, 1, 2), np.dtype(np.float64)
-    assert choose(g, dtype, outputs=1, cost=0) == "loops"
-    assert choose(g, dtype, outputs=2, cost=0) == "direct"
+    assert choose(g, dtype, outputs=1, pays=True) == "loops"
+    assert choose(g, dtype, outputs=2, pays=True) == "direct"
     with kernels.use_algorithm("direct"):
-        assert choose(g, dtype, outputs=1, cost=0) == "direct"
+        assert choose(g, dtype, outputs=1, pays=True) == "direct"
     with kernels.use_algorithm("loops"):
-        assert choose(g, dtype, outputs=2, cost=0) == "loops"
+        assert choose(g, dtype, outputs=2, pays=True) == "loops"
 
 
 def test_an_unknown_algorithm_is_refused_by_name():

@@ -260,7 +260,11 @@ def test_auto_takes_winograd_where_it_pays(monkeypatch):
     assert ran == []
 
 
-def test_one_output_is_no_reason_to_compute_36_points():
-    """The rest of a tile's outputs, and of a panel's tiles, would be thrown away."""
-    assert choose.winograd_cost(512, 512, 1, 1, 1) > choose.DIRECT
-    assert choose.winograd_cost(512, 512, 1, 14, 14) < choose.DIRECT
+def test_outputs_that_a_tile_lacks_count_against_winograd():
+    """A map of one pixel takes 36 products where 9 are enough, however many images fill the register tile."""
+    for N in (1, 16, 1000):
+        assert not choose.winograd_pays(512, 512, N, 1, 1)
+        assert not choose.winograd_pays_for_weights(512, 512, N, 1, 1)
+    assert choose.winograd_pays(512, 512, 1, 14, 14)
+    assert choose.winograd_pays_for_weights(64, 64, 8, 32, 32)
+    assert not choose.winograd_pays(512, 512, 0, 14, 14)

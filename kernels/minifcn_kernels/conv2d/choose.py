@@ -33,11 +33,10 @@ GRAD_WEIGHT = {
     "winograd": winograd_grad_weight.conv2d_grad_weight_winograd,
 }
 
-# What convolutions cost, in multiply-adds that the register tile makes in the same time: for one tile of 4×4 outputs,
-# one incoming and one outgoing channel. A direct one makes 4·4·3·3 = 144, at four fifths of the tile's speed; F(4×4,
-# 3×3) makes 36, and has a share in every transform. Fitted to 21 geometries on one core with AVX2 (Zen 3): 3 to 512
-# channels, 1² to 224² pixels. The sums below tell which way is faster for all that differ by more than a fifth.
-DIRECT = 144 * 5 / 4
+# What F(4×4, 3×3) costs, in multiply-adds that the register tile makes in the same time: for one tile of 4×4 outputs,
+# one incoming and one outgoing channel. It makes 36, and has a share in every transform. Fitted to 21 geometries on one
+# core with AVX2 (Zen 3), 3 to 512 channels and 1² to 224² pixels. A direct convolution makes 9 for every output that
+# there is, at four fifths of the tile's speed.
 DATA, BACK, FILTER = 1500, 1000, 700
 GRADIENT, WEIGHT = 2000, 2500  # for the weight gradient, in place of the latter two
 
@@ -48,24 +47,31 @@ def winograd_applies(g: ConvGeometry, dtype: Any) -> bool:
 
 
 @lru_cache(maxsize=256)
-def winograd_cost(inputs: int, outputs: int, N: int, OH: int, OW: int) -> float:
-    """Return the cost of F(4×4, 3×3) from ``inputs`` to ``outputs`` channels, N maps of OH × OW."""
+def winograd_pays(inputs: int, outputs: int, N: int, OH: int, OW: int) -> bool:
+    """Return whether F(4×4, 3×3) is faster from ``inputs`` to ``outputs`` channels, for N maps of OH × OW."""
     tiles = max(1, N * -(-OH // TILE) * -(-OW // TILE))
     positions = WIDTH * int(panels_in(cut_into_boxes(N, OH, OW, POSITIONS)).sum())  # those in vain included
-    return 36 * positions / tiles + DATA / outputs + BACK / inputs + FILTER / tiles
+    cost = 36 * positions / tiles + DATA / outputs + BACK / inputs + FILTER / tiles
+    return cost < direct_cost(tiles, N * OH * OW)
 
 
-def winograd_weight_cost(inputs: int, outputs: int, N: int, OH: int, OW: int) -> float:
-    """Return the cost of F(4×4, 3×3) for the weight gradient of such a convolution."""
+def winograd_pays_for_weights(inputs: int, outputs: int, N: int, OH: int, OW: int) -> bool:
+    """Return whether F(4×4, 3×3) is faster for the weight gradient of such a convolution."""
     tiles = max(1, N * -(-OH // TILE) * -(-OW // TILE))
-    columns = WIDTH * -(-outputs // WIDTH)
-    return 36 * columns / outputs + DATA / outputs + GRADIENT / inputs + WEIGHT / tiles
+    columns = WIDTH * -(-outputs // WIDTH)  # those in vain included
+    cost = 36 * columns / outputs + DATA / outputs + GRADIENT / inputs + WEIGHT / tiles
+    return cost < direct_cost(tiles, N * OH * OW)
 
 
-def choose(g: ConvGeometry, dtype: Any, outputs: int, cost: float) -> str:
+def direct_cost(tiles: int, pixels: int) -> float:
+    """Return the cost of the direct way, for a tile that has as many outputs as tiles have on average."""
+    return 9 * pixels / tiles * 5 / 4
+
+
+def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool) -> str:
     """Return ``"loops"``, ``"direct"`` or ``"winograd"`` for a sum that makes ``outputs`` from the same inputs.
 
-    By ``"auto"``, Winograd's algorithm is taken for float32 where its ``cost`` is below `DIRECT`. With one output
+    By ``"auto"``, Winograd's algorithm is taken for float32 where it applies and ``pays``. With one output
     (depthwise convolution) the rows of the register tile have nothing to share, and most of its arithmetic would be
     thrown away. And where Numba is told not to compile, there is no tile.
 
@@ -76,7 +82,7 @@ def choose(g: ConvGeometry, dtype: Any, outputs: int, cost: float) -> str:
     if algorithm == "auto":
         if config.DISABLE_JIT or outputs == 1:
             return "loops"
-        return "winograd" if winograd_applies(g, dtype) and cost < DIRECT else "direct"
+        return "winograd" if winograd_applies(g, dtype) and pays else "direct"
     if algorithm != "loops" and config.DISABLE_JIT:
         raise RuntimeError(
             f"algorithm {algorithm!r} exists in compiled code only; unset NUMBA_DISABLE_JIT, or use_algorithm('loops')"
@@ -98,7 +104,7 @@ def conv2d_numba(
     """`conv2d` by the chosen algorithm."""
     g = conv_geometry(x.shape, w.shape, stride, padding, dilation, groups)
     inputs, outputs = g.C // g.groups, g.K // g.groups
-    algorithm = choose(g, x.dtype, outputs, winograd_cost(inputs, outputs, g.N, g.OH, g.OW))
+    algorithm = choose(g, x.dtype, outputs, winograd_pays(inputs, outputs, g.N, g.OH, g.OW))
     return FORWARD[algorithm](x, w, b, g)
 
 
@@ -117,7 +123,7 @@ def conv2d_grad_input_numba(
     g = conv_geometry(x_shape, w.shape, stride, padding, dilation, groups)
     check_shape("conv2d_grad_input", "gy", gy.shape, g.y_shape)
     inputs, outputs = g.K // g.groups, g.C // g.groups
-    algorithm = choose(g, gy.dtype, outputs, winograd_cost(inputs, outputs, g.N, g.H, g.W))
+    algorithm = choose(g, gy.dtype, outputs, winograd_pays(inputs, outputs, g.N, g.H, g.W))
     return GRAD_INPUT[algorithm](gy, w, g)
 
 
@@ -136,5 +142,5 @@ def conv2d_grad_weight_numba(
     g = conv_geometry(x.shape, w_shape, stride, padding, dilation, groups)
     check_shape("conv2d_grad_weight", "gy", gy.shape, g.y_shape)
     inputs, outputs = g.C // g.groups, g.K // g.groups
-    algorithm = choose(g, x.dtype, outputs, winograd_weight_cost(inputs, outputs, g.N, g.OH, g.OW))
+    algorithm = choose(g, x.dtype, outputs, winograd_pays_for_weights(inputs, outputs, g.N, g.OH, g.OW))
     return GRAD_WEIGHT[algorithm](x, gy, g)

@@ -179,8 +179,8 @@ def transform_data(
     Vectors run over the positions. For the first product that is simple, since a row's neighbours are neighbours in
     memory. For the second, every fourth number is wanted: the rows are dealt out to four planes in between.
 
-    Here and elsewhere loops run to ``six``, and not to REACH: if the compiler knew the number it would unroll them,
-    which makes them no faster, and takes three times as long to compile.
+    Here and elsewhere loops run to ``six``, and not to REACH: a compiler that knows the number unrolls them, for more
+    code that is not faster.
     """
     _, C, H, W = x.shape
     x_flat = x.reshape(-1)
