@@ -9,10 +9,10 @@ import numpy as np
 from minifcn.testing.data import strided
 from minifcn.testing.failure import BackendError, Mismatch, describe, first_mismatch
 from minifcn_kernels import dispatch
-from minifcn_kernels.cuda.device import is_cupy, to_device
 from minifcn_kernels.conv2d.choose import winograd_applies
 from minifcn_kernels.conv2d.contract import conv_geometry
 from minifcn_kernels.conv2d.winograd_transforms import FORWARD_GROWTH, TILE, WEIGHT_GROWTH, error_bound
+from minifcn_kernels.cuda.device import is_cupy, to_device
 from minifcn_kernels.dispatch import Kernel, Policy, current_policy, use_policy
 from minifcn_kernels.jit import Array
 
