@@ -8,6 +8,10 @@ How large? A step of R rows and V vectors needs R·V registers for c, V for b an
 multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add's latency, and R is the largest
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
+There are three of them. `tile` is the one just described. `wide_tile` has all its vectors in one row, for a product of
+a single row. `dot_tile` multiplies vectors by vectors, for a product whose long sum runs along the memory. Two helpers
+bring what they read into place: `move_vector` and `interleave`.
+
 No compiler makes this from loops reliably, so this file, and this file alone, writes LLVM's intermediate code.
 """
 
@@ -66,9 +70,39 @@ def tile(
     ``depth`` and ``rows`` are at least 1. If ``rows`` is below `ROWS`, the rows of a from there on are not read, and
     those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked.
     """
-    signature = types.void(
+    return types.void(
         depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
-    )
+    ), _tile_generator(ROWS, VECTORS)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def wide_tile(
+    typing_context: Any,
+    depth: Any,
+    rows: Any,
+    a: Any,
+    a_first: Any,
+    a_step: Any,
+    a_offsets: Any,
+    b: Any,
+    b_starts: Any,
+    first_start: Any,
+    b_offsets: Any,
+    c: Any,
+    c_first: Any,
+    c_step: Any,
+) -> Any:
+    """Do the same as `tile` with a tile of another shape: one row, of `ROWS` · `VECTORS` vectors.
+
+    That is for a product with a single filter, which has no other row to share the vectors of b with.
+    """
+    return types.void(
+        depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
+    ), _tile_generator(1, ROWS * VECTORS)
+
+
+def _tile_generator(height: int, length: int) -> Any:
+    """Return what makes the code of a tile of ``height`` rows by ``length`` vectors."""
     integer = ir.IntType(64)
 
     def constant(value: int) -> ir.Constant:
@@ -99,16 +133,16 @@ def tile(
         # Where the rows of a and of c begin. Rows of a beyond the last repeat the last.
         last_row = builder.sub(rows, constant(1))
         a_rows, c_rows = [], []
-        for m in range(ROWS):
+        for m in range(height):
             inside = builder.icmp_signed("<", constant(m), last_row)
             row = builder.select(inside, constant(m), last_row)
             a_rows.append(advance(pointer(2), builder.add(a_first, builder.mul(row, a_step))))
             c_rows.append(advance(pointer(10), builder.add(c_first, builder.mul(constant(m), c_step))))
         a_offsets, b_offsets = pointer(5), pointer(9)
         b_starts = [
-            advance(pointer(6), integer_at(pointer(7), builder.add(first_start, constant(v)))) for v in range(VECTORS)
+            advance(pointer(6), integer_at(pointer(7), builder.add(first_start, constant(v)))) for v in range(length)
         ]
-        tile_positions = [(m, v) for m in range(ROWS) for v in range(VECTORS)]
+        tile_positions = [(m, v) for m in range(height) for v in range(length)]
         start = [builder.load(vector_at(c_rows[m], v), typ=vector, align=item_bytes) for m, v in tile_positions]
 
         before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -125,14 +159,14 @@ def tile(
             builder.load(vector_at(advance(start, b_offset), 0), typ=vector, align=item_bytes) for start in b_starts
         ]
         new_sums = []
-        for m in range(ROWS):
+        for m in range(height):
             number = builder.load(advance(a_rows[m], a_offset), typ=element)
             alone = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
             everywhere = builder.shuffle_vector(alone, undefined, first_lane_everywhere)
-            for v in range(VECTORS):
+            for v in range(length):
                 # "contract" makes one fused multiply-add of the two, and allows nothing else.
                 product = builder.fmul(everywhere, b_vectors[v], flags=("contract",))
-                new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
+                new_sums.append(builder.fadd(product, sums[m * length + v], flags=("contract",)))
         next_d = builder.add(d, constant(1))
         d.add_incoming(next_d, loop)
         for total, new in zip(sums, new_sums, strict=True):
@@ -144,4 +178,152 @@ def tile(
             builder.store(new, vector_at(c_rows[m], v), align=item_bytes)
         return context.get_dummy_value()
 
+    return generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def dot_tile(
+    typing_context: Any,
+    depth: Any,
+    a: Any,
+    a_first: Any,
+    a_step: Any,
+    b: Any,
+    b_starts: Any,
+    first_start: Any,
+    b_offsets: Any,
+    c: Any,
+    c_first: Any,
+    c_step: Any,
+) -> Any:
+    """Add dot products to a tile of ``c``: the same products as in `tile`, but with the vectors along the sum::
+
+        c[c_first + m·c_step + v] += Σ_d Σ_l  a[a_first + m·a_step + d·lanes + l]
+                                            · b[b_starts[first_start + v] + b_offsets[d] + l]
+
+    over 0 ≤ d < depth and l < lanes, for m < `ROWS`, v < `VECTORS`. Each of the tile's sums is a vector of partial
+    sums, one for each lane, until all is added up. Arrays are those of `tile`; depth is at least 1; nothing is checked.
+    """
+    signature = types.void(depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, c, c_first, c_step)
+    integer = ir.IntType(64)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        depth, a, a_first, a_step, b, starts, first_start, offsets, c, c_first, c_step = arguments
+        _, a_type, _, _, b_type, starts_type, _, offsets_type, c_type, _, _ = signature.args
+
+        def constant(value: int) -> ir.Constant:
+            return ir.Constant(integer, value)
+
+        def vector_at(array_type: Any, array: Any, index: Any) -> Any:
+            place, vector, item_bytes = _place(context, builder, array_type, array, index)
+            return builder.load(place, typ=vector, align=item_bytes)
+
+        def integer_at(array_type: Any, array: Any, index: Any) -> Any:
+            data = context.make_array(array_type)(context, builder, array).data
+            return builder.load(builder.gep(data, [index], source_etype=integer), typ=integer)
+
+        element = context.get_data_type(a_type.dtype)
+        lanes = VECTOR_BYTES // context.get_abi_sizeof(element)
+        vector = ir.VectorType(element, lanes)
+        zero = ir.Constant(vector, [0.0] * lanes)
+        a_rows = [builder.add(a_first, builder.mul(constant(m), a_step)) for m in range(ROWS)]
+        b_starts = [integer_at(starts_type, starts, builder.add(first_start, constant(v))) for v in range(VECTORS)]
+
+        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        d = builder.phi(integer)
+        d.add_incoming(constant(0), before)
+        sums = [builder.phi(vector) for _ in range(ROWS * VECTORS)]
+        for total in sums:
+            total.add_incoming(zero, before)
+        b_offset, a_offset = integer_at(offsets_type, offsets, d), builder.mul(d, constant(lanes))
+        b_vectors = [vector_at(b_type, b, builder.add(start, b_offset)) for start in b_starts]
+        new_sums = []
+        for m in range(ROWS):
+            a_vector = vector_at(a_type, a, builder.add(a_rows[m], a_offset))
+            for v in range(VECTORS):
+                product = builder.fmul(a_vector, b_vectors[v], flags=("contract",))
+                new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
+        next_d = builder.add(d, constant(1))
+        d.add_incoming(next_d, loop)
+        for total, new in zip(sums, new_sums, strict=True):
+            total.add_incoming(new, loop)
+        builder.cbranch(builder.icmp_signed("<", next_d, depth), loop, after)
+
+        builder.position_at_end(after)
+        c_data = context.make_array(c_type)(context, builder, c).data
+        for m in range(ROWS):
+            row = builder.add(c_first, builder.mul(constant(m), c_step))
+            for v in range(VECTORS):
+                place = builder.gep(c_data, [builder.add(row, constant(v))], source_etype=element)
+                total = _sum_of_lanes(builder, new_sums[m * VECTORS + v])
+                builder.store(builder.fadd(builder.load(place, typ=element), total), place)
+        return context.get_dummy_value()
+
     return signature, generate
+
+
+def _sum_of_lanes(builder: ir.IRBuilder, vector: Any) -> Any:
+    """Add the upper half of a vector to the lower until a single number is left."""
+    index = ir.IntType(32)
+    while vector.type.count > 1:
+        half = vector.type.count // 2
+        lower, upper = (
+            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(index, half), list(lanes)))
+            for lanes in (range(half), range(half, 2 * half))
+        )
+        vector = builder.fadd(lower, upper)
+    return builder.extract_element(vector, ir.Constant(index, 0))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def move_vector(typing_context: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
+    """target[to + l] = source[first + l] for l < lanes, of two flat arrays of one float dtype. Nothing is checked."""
+    signature = types.void(target, to, source, first)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, to, _, first = arguments
+        target, vector, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
+        source, _, _ = _place(context, builder, signature.args[2], arguments[2], first)
+        builder.store(builder.load(source, typ=vector, align=item_bytes), target, align=item_bytes)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def interleave(typing_context: Any, target: Any, to: Any, source: Any, first: Any, step: Any) -> Any:
+    """target[to + l·ROWS + m] = source[first + m·step + l] for l < lanes, m < `ROWS`: columns of a tile's left side.
+
+    Two flat arrays of one float dtype. Nothing is checked.
+    """
+    signature = types.void(target, to, source, first, step)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, to, _, first, step = arguments
+        rows = []
+        for m in range(ROWS):
+            row = builder.add(first, builder.mul(ir.Constant(ir.IntType(64), m), step))
+            place, vector, item_bytes = _place(context, builder, signature.args[2], arguments[2], row)
+            rows.append(builder.load(place, typ=vector, align=item_bytes))
+        # Shuffle like a deck of cards, half with half, until a single vector as long as all is left.
+        while len(rows) > 1:
+            half, length = len(rows) // 2, rows[0].type.count
+            order = [card for first in range(length) for card in (first, length + first)]
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), 2 * length), order)
+            rows = [builder.shuffle_vector(rows[m], rows[m + half], mask) for m in range(half)]
+        place, _, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
+        builder.store(rows[0], builder.bitcast(place, rows[0].type.as_pointer()), align=item_bytes)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _place(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> tuple[Any, Any, int]:
+    """Return a pointer to the vector that begins at ``array[index]``, that vector's type and the bytes of a number."""
+    element = context.get_data_type(array_type.dtype)
+    item_bytes = context.get_abi_sizeof(element)
+    vector = ir.VectorType(element, VECTOR_BYTES // item_bytes)
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index], source_etype=element), vector.as_pointer()), vector, item_bytes

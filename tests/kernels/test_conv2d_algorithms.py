@@ -105,6 +105,11 @@ SHAPES = {
     "many parts of a weight gradient": ((4, 3, 40, 40), (4, 3, 3, 3), {"padding": 1}),
     "stride beyond the filter": ((2, 3, 17, 17), (5, 3, 2, 2), {"stride": 5}),
     "upsampling by 8": ((1, 2, 48, 48), (2, 1, 16, 16), {"stride": 8, "groups": 2}),
+    "1×1 on many maps, cut short": ((7, 6, 11, 13), (9, 6, 1, 1), {}),
+    "1×1 with a stride": ((2, 6, 11, 13), (9, 6, 1, 1), {"stride": 2}),
+    "depthwise": ((2, 5, 19, 23), (5, 1, 3, 3), {"padding": 1, "groups": 5}),
+    "depthwise with two filters a channel": ((2, 5, 19, 23), (10, 1, 3, 3), {"stride": 2, "groups": 5}),
+    "stride and dilation that share a factor": ((2, 3, 30, 30), (5, 3, 3, 3), {"stride": 4, "dilation": 2}),
     "padding beyond the filter": ((1, 3, 6, 6), (4, 3, 2, 2), {"padding": 5}),
 }
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from geometry import SEEDS, whole
 from minifcn.random import stream
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, interleave, move_vector, tile, wide_tile
 
 DTYPES = (np.float32, np.float64)
 
@@ -42,6 +42,74 @@ def test_a_tile_is_a_matrix_product_of_scattered_operands(dtype, seed, depth, ro
         first = c_first + m * c_step
         c[first : first + VECTORS * lanes] = expected[first : first + VECTORS * lanes]
     np.testing.assert_array_equal(c, expected)
+
+
+@numba.njit
+def run_wide_tile(out, depth, a, a_first, a_offsets, b, b_starts, first_start, b_offsets, c_first):
+    wide_tile(depth, 1, a, a_first, 0, a_offsets, b, b_starts, first_start, b_offsets, out, c_first, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=SEEDS, depth=st.integers(1, 40))
+def test_a_wide_tile_is_one_row_of_many_vectors(dtype, seed, depth):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    a, b, c = (whole(seed + i, 1000, dtype) for i in range(3))
+    place = stream(seed)
+    a_first, first_start, c_first = (int(n) for n in place.integers(0, 5, 3))
+    a_offsets, b_offsets = place.integers(0, 900, depth), place.integers(0, 500, depth)
+    b_starts = place.integers(0, 400, first_start + ROWS * VECTORS)
+
+    expected = c.copy()
+    for v in range(ROWS * VECTORS):
+        right = b[b_starts[first_start + v] + b_offsets[:, None] + np.arange(lanes)]  # (depth, lanes)
+        first = c_first + v * lanes
+        expected[first : first + lanes] += a[a_first + a_offsets] @ right
+
+    run_wide_tile(c, depth, a, a_first, a_offsets, b, b_starts, first_start, b_offsets, c_first)
+    np.testing.assert_array_equal(c, expected)
+
+
+@numba.njit
+def run_dot_tile(out, depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, c_first, c_step):
+    dot_tile(depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, out, c_first, c_step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=SEEDS, depth=st.integers(1, 20))
+def test_a_dot_tile_adds_up_along_its_vectors(dtype, seed, depth):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    a, b, c = (whole(seed + i, 4000, dtype) for i in range(3))
+    place = stream(seed)
+    a_first, first_start, c_first = (int(n) for n in place.integers(0, 5, 3))
+    a_step, c_step = int(place.integers(0, 300)), VECTORS + int(place.integers(0, 5))
+    b_starts, b_offsets = place.integers(0, 400, first_start + VECTORS), place.integers(0, 500, depth)
+
+    expected = c.copy()
+    for m in range(ROWS):
+        left = a[a_first + m * a_step :][: depth * lanes].reshape(depth, lanes)
+        for v in range(VECTORS):
+            right = b[b_starts[first_start + v] + b_offsets[:, None] + np.arange(lanes)]  # (depth, lanes)
+            expected[c_first + m * c_step + v] += (left * right).sum()
+
+    run_dot_tile(c, depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, c_first, c_step)
+    np.testing.assert_array_equal(c, expected)
+
+
+@numba.njit
+def run_moves(out, interleaved, source):
+    move_vector(out, 3, source, 5)
+    interleave(interleaved, 1, source, 2, 70)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_are_moved_and_interleaved(dtype):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    source = np.arange(1000, dtype=dtype)
+    moved, interleaved = np.full(100, -1, dtype), np.full(ROWS * lanes + 2, -1, dtype)
+    run_moves(moved, interleaved, source)
+    assert moved.tolist() == [-1] * 3 + list(range(5, 5 + lanes)) + [-1] * (100 - 3 - lanes)
+    columns = 2 + np.arange(ROWS) * 70 + np.arange(lanes)[:, None]  # (lanes, ROWS)
+    assert interleaved.tolist() == [-1, *columns.reshape(-1), -1]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,14 +1,19 @@
 """The weight gradient on the register tile: a matrix product that sums over pixels.
 
-    gw[k, (r, s, c)] = Σ_pixel gy[k, pixel] · block[(position[pixel] + offset[r, s]) · channels + c]
+    gw[k, d] = Σ_pixel gy[k, pixel] · block[position[pixel] + offset[d]]            d = (c, r, s)
 
-The block (see `block`) has the channels innermost, so that for one pixel and one filter row the numbers of all (s, c)
-lie side by side: they are the columns of the tile, and filters its rows. With a dilation along the row only the
-channels of one tap are neighbours, and each tap makes a run of columns of its own.
+It is the product of the convolution (see `direct`, and `block` for boxes, blocks and panels) with other roles: the
+pixels, which run along the vectors, are now what is summed over. So the tile is the other one, `dot_tile`, which
+multiplies vectors by vectors and adds up the lanes at the end. gy is copied to a panel of rows cut into the same
+vectors, and where such a vector holds more than the pixels of its row, gy is zero. (Zero times infinity is NaN: an
+infinity in x may show up as NaN also in a weight whose tap just misses it.)
 
 The sum over all pixels may be long (half a million terms for the first layers of an FCN), and one thread would do all
 of it. So the boxes of pixels are cut into parts, each part is summed for itself, and the partial sums are added in the
 order of the parts. The cut depends on the geometry alone, so the result has the same bits for any number of threads.
+
+A task's scratch memory is its part of gy (BOX_FILTERS by BOX_VECTORS vectors), its block or panel (BLOCK_BYTES, or else
+a single channel's) and its sums (BOX_FILTERS by BOX_WEIGHTS): about 0.5 MB, save for filters of 64 and the like.
 """
 
 from functools import lru_cache
@@ -17,50 +22,68 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from minifcn_kernels.conv2d.block import copy_block, copy_run, fill, positions
+from minifcn_kernels.conv2d.block import (
+    choose_box,
+    copy_block,
+    copy_run,
+    cut_pieces,
+    fill,
+    flat_geometry,
+    gather,
+    is_flat,
+    list_boxes,
+    split_taps,
+    tap_offsets,
+    vector_positions,
+)
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile
 
-# Pixels to a box: the rows that a tile reads for them (a tile's width each, 128 times) stay in the first-level cache.
-BOX_PIXELS = 128
+# Vectors of pixels to a box. Adding up a tile's lanes takes as long as about four of them; and what ROWS filters meet
+# in a box, 8 KB with AVX2, stays in the first-level cache together with a block of this size.
+BOX_VECTORS = 64
+BLOCK_BYTES = 2**14
+# Filters to a task, and weights of each: what is copied of gy and x serves that many sums.
 BOX_FILTERS = 64
-# Channels to a block, in tile widths.
-BOX_CHANNELS = 3
-# Tasks to aim for where the weights are few: enough to keep several threads evenly busy. Scratch memory is at most
-# this many times a block of BOX_FILTERS filters by BOX_CHANNELS tile widths.
+BOX_WEIGHTS = 576
+# Tasks to aim for where the weights are few: enough to keep several threads evenly busy.
 TASKS = 16
 
-# Firsts and one past lasts of a box's images, rows and columns.
-BOX = np.dtype([(name, np.int64) for name in ("n0", "n1", "i0", "i1", "j0", "j1")])
-# A part with its boxes, and the filters and channels of a group for which they are summed.
-TASK = np.dtype([(name, np.int64) for name in ("part", "box0", "box1", "group", "k0", "k1", "c0", "c1")])
+# Some filters and channels of a group, and some boxes, whose sums make a part of these weights.
+TASK = np.dtype([(name, np.int64) for name in ("part", "first_box", "last_box", "group", "k0", "k1", "c0", "c1")])
 
 
 def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
-    boxes, tasks, parts = _plan(g, x.itemsize)
+    flat = flat_geometry(g)
+    taps, phases, reach, box, boxes, tasks, parts = _plan(flat, x.itemsize)
     partial = np.empty((parts, *g.w_shape), x.dtype)
-    _grad_weight(partial, x, gy, g.stride, g.padding, g.dilation, boxes, tasks)
+    x, gy = x.reshape(flat.x_shape), gy.reshape(flat.y_shape)
+    _grad_weight(partial, x, gy, g.stride, is_flat(g), taps, phases, reach, box, boxes, tasks)
     return partial[0] if parts == 1 else partial.sum(axis=0)
 
 
 @lru_cache(maxsize=256)
-def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Array, Array, int]:
-    """Return the table of boxes, the table of tasks, and the number of parts."""
-    columns = -(-g.OW // -(-g.OW // BOX_PIXELS))
-    rows = min(g.OH, max(1, BOX_PIXELS // columns))
-    rows = -(-g.OH // -(-g.OH // rows))
-    images = max(1, min(g.N, BOX_PIXELS // (rows * columns)))
-    boxes = [
-        (n, min(n + images, g.N), i, min(i + rows, g.OH), j, min(j + columns, g.OW))
-        for n in range(0, g.N, images)
-        for i in range(0, g.OH, rows)
-        for j in range(0, g.OW, columns)
-    ]
+def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
+    """Return the tables of taps and phases, the taps' reach, a box's size, the tables of boxes and tasks, the parts.
+
+    The reach is (top, left, overhang_h, overhang_w): the least offset of a tap and the extent beyond it.
+    """
+    r, s = np.divmod(np.arange(g.R * g.S), g.S)
+    taps, phases = split_taps(r * g.dilation[0] - g.padding[0], s * g.dilation[1] - g.padding[1], g.stride)
+    (top, left), (bottom, right) = taps[:, :2].min(axis=0).tolist(), taps[:, :2].max(axis=0).tolist()
+    reach = top, left, bottom - top, right - left
+
     K, C = g.K // g.groups, g.C // g.groups
-    channels = BOX_CHANNELS * VECTORS * VECTOR_BYTES // item_bytes
+    lanes = VECTOR_BYTES // item_bytes
+    size = g.N, K, g.OH, g.OW
+    planes = 0 if is_flat(g) else len(phases) / len(taps)
+    box = choose_box(size, min(K, BOX_FILTERS), BOX_VECTORS * lanes, reach[2:], planes, lanes, 1)
+    boxes = list_boxes(size, box)
+
+    channels = max(1, BOX_WEIGHTS // len(taps))
     blocks = [
         (group, k, min(k + BOX_FILTERS, K), c, min(c + channels, C))
         for group in range(g.groups)
@@ -69,8 +92,8 @@ def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Array, Array, int]:
     ]
     parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
     cuts = [part * len(boxes) // parts for part in range(parts + 1)]
-    tasks = [(part, cuts[part], cuts[part + 1], *block) for part in range(parts) for block in blocks]
-    return np.array(boxes, BOX), np.array(tasks, TASK), parts
+    tasks = [(part, cuts[part], cuts[part + 1], *block) for block in blocks for part in range(parts)]
+    return taps, phases, reach, tuple(map(int, box)), boxes, np.array(tasks, TASK), parts
 
 
 @compiled
@@ -79,15 +102,19 @@ def _grad_weight(
     x: Array,
     gy: Array,
     stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    flat: bool,
+    taps: Array,
+    phases: Array,
+    reach: tuple[int, int, int, int],
+    box: tuple[int, int, int, int, int],
     boxes: Array,
     tasks: Array,
 ) -> None:
     """Sum each part's boxes into its own weights, out[part]."""
     for t in prange(len(tasks)):
         task = tasks[t]
-        _run_task(out[task.part], x, gy, stride, padding, dilation, boxes[task.box0 : task.box1], task)
+        task_boxes = boxes[task.first_box : task.last_box]
+        _run_task(out[task.part], x, gy, stride, flat, taps, phases, reach, box, task_boxes, task)
 
 
 @inlined
@@ -96,67 +123,87 @@ def _run_task(
     x: Array,
     gy: Array,
     stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    flat: bool,
+    taps: Array,
+    phases: Array,
+    reach: tuple[int, int, int, int],
+    box_size: tuple[int, int, int, int, int],
     boxes: Array,
     task: Any,
 ) -> None:
     """Sum over ``boxes`` for some filters and channels of a group, into their weights in ``gw``."""
-    K, C_per_group, R, S = gw.shape
-    C = x.shape[1]
+    K, C_per_group, _, _ = gw.shape
+    _, C, _, W = x.shape
     _, _, OH, OW = gy.shape
+    T = len(taps)
     lanes = VECTOR_BYTES // x.itemsize
+    images, rows, columns, in_place, row_step = box_size
+    top, left, overhang_h, overhang_w = reach
     k_first = task.group * (K // (C // C_per_group)) + task.k0
-    channels, filters = task.c1 - task.c0, task.k1 - task.k0
-    of_x = (task.group * C_per_group + task.c0, task.group * C_per_group + task.c1)
-    gy_flat, gw_flat = gy.reshape(-1), gw.reshape(-1)
+    c_first = task.group * C_per_group
+    filters = task.k1 - task.k0
+    filter_tiles = (filters + ROWS - 1) // ROWS
+    x_flat, gy_flat, gw_flat = x.reshape(-1), gy.reshape(-1), gw.reshape(-1)
 
-    # Columns of the product come in runs of neighbours in the block: all (s, c) of a filter row, or the c of a tap.
-    taps_per_run = S if dilation[1] == 1 else 1
-    runs = R * S // taps_per_run
-    run_vectors = (taps_per_run * channels + lanes - 1) // lanes
-    tiles = (runs * run_vectors + VECTORS - 1) // VECTORS
-    span = tiles * VECTORS * lanes
-    starts = np.zeros(tiles * VECTORS, np.int64)
-    sums = np.zeros((filters + ROWS - 1) // ROWS * ROWS * span, x.dtype)
+    # The right side: the block, and a panel of vectors gathered from it, or from the input.
+    vectors = ((images * rows - 1) * row_step + columns + lanes - 1) // lanes
+    span = vectors * lanes
+    BH, BW = rows + overhang_h, columns + overhang_w
+    plane = images * BH * BW
+    channel = span * T if flat else len(phases) * plane
+    channels = max(1, min(task.c1 - task.c0, BLOCK_BYTES // (channel * x.itemsize)))
+    block = np.zeros((0 if flat else channels * channel) + lanes, x.dtype)  # the last vector may read past the end
+    panel = np.zeros(1 if in_place else channels * T * span + lanes, x.dtype)
 
+    # Where the taps of the channels lie in it, a tile's multiple of them; and where the vectors of pixels do.
+    image_step, channel_step = (C * W, W) if flat else (BH * BW, len(phases) * plane)
+    offset = tap_offsets(taps, channels, channel_step, plane, BW, top, left)
+    position = np.arange(vectors) * lanes
+    starts = np.zeros((channels * T + VECTORS - 1) // VECTORS * VECTORS, np.int64)
+    for d in range(channels * T):
+        starts[d] = offset[d] if in_place else d * span
+    if in_place:
+        vector_positions(position, images, rows, columns, row_step, image_step, BW, lanes)
+    froms, tos = cut_pieces(images, rows, columns, image_step, BW, lanes, images * rows * columns, 0)
+
+    # A chunk of channels has its own columns here, since its last tile may add a few sums without meaning.
+    sums_step = (task.c1 - task.c0 + channels - 1) // channels * len(starts)
+    sums = np.zeros(filter_tiles * ROWS * sums_step, x.dtype)
+    left_side = np.zeros(filter_tiles * ROWS * span, x.dtype)
     for box in boxes:
-        images, rows, columns = box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0
-        depth = images * rows * columns
-        BH = (rows - 1) * stride[0] + (R - 1) * dilation[0] + 1
-        BW = (columns - 1) * stride[1] + (S - 1) * dilation[1] + 1
-        block = np.empty(images * BH * BW * channels + lanes, x.dtype)  # the last vector may read past the end
-        fill(block, images * BH * BW * channels, 1, lanes, 0)
-        top, left = box.i0 * stride[0] - padding[0], box.j0 * stride[1] - padding[1]
-        copy_block(block, 1, channels, BH, BW, x, (box.n0, box.n1), of_x, top, left)
-        offset = positions(images, rows, columns, BH, BW, stride, 0) * channels
-
-        pixel = np.arange(depth)
-        left_side = np.empty(filters * depth, x.dtype)
-        to = 0
-        for k in range(k_first, k_first + filters):
+        if (box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0) != (images, rows, columns):
+            fill(left_side, 0, len(left_side), 0)
+        for k in range(filters):
             for n in range(box.n0, box.n1):
                 for i in range(box.i0, box.i1):
-                    copy_run(left_side, to, 1, gy_flat, ((n * K + k) * OH + i) * OW + box.j0, columns)
-                    to += columns
-
-        for run in range(runs):
-            r, s = run * taps_per_run // S, run * taps_per_run % S
-            for v in range(run_vectors):
-                starts[run * run_vectors + v] = (r * dilation[0] * BW + s * dilation[1]) * channels + v * lanes
-        for v in range(tiles):
+                    to = k * span + ((n - box.n0) * rows + i - box.i0) * row_step
+                    source = ((n * K + k_first + k) * OH + i) * OW + box.j0
+                    copy_run(left_side, to, gy_flat, source, box.j1 - box.j0)
+        for c0 in range(task.c0, task.c1, channels):
+            c1 = min(c0 + channels, task.c1)
+            depth = (c1 - c0) * T
+            sums_first = (c0 - task.c0) // channels * len(starts)
+            right = block if in_place else panel
+            if flat:
+                x_first = (box.n0 * C + c_first + c0) * W + box.j0
+                gather(panel, span, x_flat[x_first:], offset, depth, froms, tos)
+            else:
+                of_x = (c_first + c0, c_first + c1)
+                top_left = (box.i0 + top, box.j0 + left)
+                copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
+                if not in_place:
+                    gather(panel, span, block, offset, depth, froms, tos)
             for m in range(0, filters, ROWS):
-                tile(
-                    *(depth, filters - m),
-                    *(left_side, m * depth, depth, pixel),
-                    *(block, starts, v * VECTORS, offset),
-                    *(sums, m * span + v * VECTORS * lanes, span),
-                )
+                for d in range(0, depth, VECTORS):
+                    dot_tile(
+                        vectors,
+                        *(left_side, m * span, span),
+                        *(right, starts, d, position),
+                        *(sums, m * sums_step + sums_first + d, sums_step),
+                    )
 
     for k in range(filters):
-        for run in range(runs):
-            for s in range(taps_per_run):
-                tap = run * taps_per_run + s
-                source = k * span + run * run_vectors * lanes + s * channels
-                to = ((k_first + k) * C_per_group + task.c0) * R * S + tap
-                copy_run(gw_flat, to, R * S, sums, source, channels)
+        for c0 in range(task.c0, task.c1, channels):
+            to = ((k_first + k) * C_per_group + c0) * T
+            source = k * sums_step + (c0 - task.c0) // channels * len(starts)
+            copy_run(gw_flat, to, sums, source, (min(c0 + channels, task.c1) - c0) * T)
