@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minifcn_kernels as kernels
-from geometry import SEEDS, normal, strided, whole
+from geometry import SEEDS, normal, whole
+from minifcn.testing.data import strided
 from minifcn_kernels.conv2d import choose, winograd, winograd_grad_weight
 from minifcn_kernels.conv2d import winograd_transforms as transforms
 from minifcn_kernels.conv2d.contract import conv_geometry
