@@ -56,6 +56,14 @@ def test_the_gradient_of_a_reduction_is_right(name, case, seed):
     check_gradients(lambda x: getattr(x, name)(dim, keepdim), distinct(shape, seed), seed=seed)
 
 
+@pytest.mark.parametrize("name", FOLDS)
+def test_all_axes_are_reduced_and_none_is_kept_unless_told(name):
+    x = Tensor(np.ones((2, 3)))
+    for call in (getattr(ops, name), getattr(Tensor, name)):
+        assert call(x).shape == ()
+        assert call(x, 1).shape == (2,)
+
+
 @given(case=reductions(), seed=strategies.seeds())
 def test_the_first_of_equal_maxima_gets_the_gradient(case, seed):
     shape, dim, keepdim = case
