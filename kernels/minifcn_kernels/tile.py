@@ -8,9 +8,8 @@ How large? A step of R rows and V vectors needs R·V registers for c, V for b an
 multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add's latency, and R is the largest
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
-There are three of them. `tile` is the one just described. `wide_tile` has all its vectors in one row, for a product of
-a single row. `dot_tile` multiplies vectors by vectors, for a product whose long sum runs along the memory. Two helpers
-bring what they read into place: `move_vector` and `interleave`.
+There are two of them. `tile` is the one just described; `dot_tile` multiplies vectors by vectors, for a product whose
+long sum runs along the memory. Two helpers bring what they read into place: `move_vector` and `interleave`.
 
 No compiler makes this from loops reliably, so this file, and this file alone, writes LLVM's intermediate code.
 """
@@ -70,39 +69,9 @@ def tile(
     ``depth`` and ``rows`` are at least 1. If ``rows`` is below `ROWS`, the rows of a from there on are not read, and
     those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked.
     """
-    return types.void(
+    signature = types.void(
         depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
-    ), _tile_generator(ROWS, VECTORS)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def wide_tile(
-    typing_context: Any,
-    depth: Any,
-    rows: Any,
-    a: Any,
-    a_first: Any,
-    a_step: Any,
-    a_offsets: Any,
-    b: Any,
-    b_starts: Any,
-    first_start: Any,
-    b_offsets: Any,
-    c: Any,
-    c_first: Any,
-    c_step: Any,
-) -> Any:
-    """Do the same as `tile` with a tile of another shape: one row, of `ROWS` · `VECTORS` vectors.
-
-    That is for a product with a single filter, which has no other row to share the vectors of b with.
-    """
-    return types.void(
-        depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
-    ), _tile_generator(1, ROWS * VECTORS)
-
-
-def _tile_generator(height: int, length: int) -> Any:
-    """Return what makes the code of a tile of ``height`` rows by ``length`` vectors."""
+    )
     integer = ir.IntType(64)
 
     def constant(value: int) -> ir.Constant:
@@ -133,16 +102,16 @@ def _tile_generator(height: int, length: int) -> Any:
         # Where the rows of a and of c begin. Rows of a beyond the last repeat the last.
         last_row = builder.sub(rows, constant(1))
         a_rows, c_rows = [], []
-        for m in range(height):
+        for m in range(ROWS):
             inside = builder.icmp_signed("<", constant(m), last_row)
             row = builder.select(inside, constant(m), last_row)
             a_rows.append(advance(pointer(2), builder.add(a_first, builder.mul(row, a_step))))
             c_rows.append(advance(pointer(10), builder.add(c_first, builder.mul(constant(m), c_step))))
         a_offsets, b_offsets = pointer(5), pointer(9)
         b_starts = [
-            advance(pointer(6), integer_at(pointer(7), builder.add(first_start, constant(v)))) for v in range(length)
+            advance(pointer(6), integer_at(pointer(7), builder.add(first_start, constant(v)))) for v in range(VECTORS)
         ]
-        tile_positions = [(m, v) for m in range(height) for v in range(length)]
+        tile_positions = [(m, v) for m in range(ROWS) for v in range(VECTORS)]
         start = [builder.load(vector_at(c_rows[m], v), typ=vector, align=item_bytes) for m, v in tile_positions]
 
         before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -159,14 +128,14 @@ def _tile_generator(height: int, length: int) -> Any:
             builder.load(vector_at(advance(start, b_offset), 0), typ=vector, align=item_bytes) for start in b_starts
         ]
         new_sums = []
-        for m in range(height):
+        for m in range(ROWS):
             number = builder.load(advance(a_rows[m], a_offset), typ=element)
             alone = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
             everywhere = builder.shuffle_vector(alone, undefined, first_lane_everywhere)
-            for v in range(length):
+            for v in range(VECTORS):
                 # "contract" makes one fused multiply-add of the two, and allows nothing else.
                 product = builder.fmul(everywhere, b_vectors[v], flags=("contract",))
-                new_sums.append(builder.fadd(product, sums[m * length + v], flags=("contract",)))
+                new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
         next_d = builder.add(d, constant(1))
         d.add_incoming(next_d, loop)
         for total, new in zip(sums, new_sums, strict=True):
@@ -178,7 +147,7 @@ def _tile_generator(height: int, length: int) -> Any:
             builder.store(new, vector_at(c_rows[m], v), align=item_bytes)
         return context.get_dummy_value()
 
-    return generate
+    return signature, generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from geometry import SEEDS, whole
 from minifcn.random import stream
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, interleave, move_vector, tile, wide_tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, interleave, move_vector, tile
 
 DTYPES = (np.float32, np.float64)
 
@@ -41,31 +41,6 @@ def test_a_tile_is_a_matrix_product_of_scattered_operands(dtype, seed, depth, ro
     for m in range(rows, ROWS):  # such rows of a tile have no meaning
         first = c_first + m * c_step
         c[first : first + VECTORS * lanes] = expected[first : first + VECTORS * lanes]
-    np.testing.assert_array_equal(c, expected)
-
-
-@numba.njit
-def run_wide_tile(out, depth, a, a_first, a_offsets, b, b_starts, first_start, b_offsets, c_first):
-    wide_tile(depth, 1, a, a_first, 0, a_offsets, b, b_starts, first_start, b_offsets, out, c_first, 0)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@given(seed=SEEDS, depth=st.integers(1, 40))
-def test_a_wide_tile_is_one_row_of_many_vectors(dtype, seed, depth):
-    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    a, b, c = (whole(seed + i, 1000, dtype) for i in range(3))
-    place = stream(seed)
-    a_first, first_start, c_first = (int(n) for n in place.integers(0, 5, 3))
-    a_offsets, b_offsets = place.integers(0, 900, depth), place.integers(0, 500, depth)
-    b_starts = place.integers(0, 400, first_start + ROWS * VECTORS)
-
-    expected = c.copy()
-    for v in range(ROWS * VECTORS):
-        right = b[b_starts[first_start + v] + b_offsets[:, None] + np.arange(lanes)]  # (depth, lanes)
-        first = c_first + v * lanes
-        expected[first : first + lanes] += a[a_first + a_offsets] @ right
-
-    run_wide_tile(c, depth, a, a_first, a_offsets, b, b_starts, first_start, b_offsets, c_first)
     np.testing.assert_array_equal(c, expected)
 
 

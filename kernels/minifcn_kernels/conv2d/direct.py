@@ -51,7 +51,7 @@ from minifcn_kernels.conv2d.block import (
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, tile, wide_tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, tile
 
 # A box of at most this many tile widths and this many filters: its sums, its block and its filters fit a
 # second-level cache of 512 KB together.
@@ -167,8 +167,7 @@ def _cut(
 
     # Rather few filters to a task than few pixels, if there is more to load of the filters than of the input.
     lanes = VECTOR_BYTES // item_bytes
-    tile_rows, tile_vectors = (ROWS, VECTORS) if K > 1 else (1, ROWS * VECTORS)
-    width = tile_vectors * lanes
+    width = VECTORS * lanes
     filters, pixels = min(K, BOX_FILTERS), BOX_TILES * width
     filters_first = g.K * g.C * g.R * g.S > g.N * (g.C * g.H * g.W + g.K * g.OH * g.OW)
     while g.groups * -(-K // filters) * -(-N * OH * OW // pixels) < TASKS:
@@ -179,8 +178,8 @@ def _cut(
         else:
             break
     planes = 0 if is_flat(g) else phases / max(1, len(taps))
-    tile_filters = -(-filters // tile_rows) * tile_rows
-    box = choose_box(size, tile_filters, pixels, (int(overhang[0]), int(overhang[1])), planes, lanes, tile_vectors)
+    tile_filters = -(-filters // ROWS) * ROWS
+    box = choose_box(size, tile_filters, pixels, (int(overhang[0]), int(overhang[1])), planes, lanes, VECTORS)
     boxes = list_boxes(size, box)
     blocks = [(group, k, min(k + filters, K)) for group in range(g.groups) for k in range(0, K, filters)]
     parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
@@ -256,8 +255,7 @@ def _run_task(
     x_flat, y_flat = x.reshape(-1), y.reshape(-1)
     C_per_group, K_per_group, T = C // groups, K // groups, len(taps)
     lanes = VECTOR_BYTES // x.itemsize
-    tile_vectors = VECTORS if K_per_group > 1 else ROWS * VECTORS
-    width = tile_vectors * lanes
+    width = VECTORS * lanes
     filters = task.k1 - task.k0
     filter_tiles = (filters + ROWS - 1) // ROWS
     k_first, c_first = task.group * K_per_group + task.k0, task.group * C_per_group
@@ -283,12 +281,12 @@ def _run_task(
     image_step, channel_step = (C * W, W) if flat else (BH * BW, len(phases) * plane)
     offset = tap_offsets(taps, channels, channel_step, plane, BW, task.top, task.left)
     panel_offset, packed_offset = np.arange(depth) * width, np.arange(depth) * ROWS
-    starts = np.zeros(tiles * tile_vectors, np.int64)
+    starts = np.zeros(tiles * VECTORS, np.int64)
     if task.in_place:
         vector_positions(starts, task.images, task.rows, task.columns, task.row_step, image_step, BW, lanes)
     else:
         for v in range(len(starts)):
-            starts[v] = v // tile_vectors * panel_tile + v % tile_vectors * lanes
+            starts[v] = v // VECTORS * panel_tile + v % VECTORS * lanes
     froms, tos = cut_pieces(task.images, task.rows, task.columns, image_step, BW, lanes, width, panel_tile)
 
     sums = np.empty(filter_tiles * ROWS * span, x.dtype)
@@ -313,11 +311,8 @@ def _run_task(
                 for m in range(filter_tiles):
                     left, to = (m * C_per_group + c0) * T * ROWS, m * ROWS * span + v * width
                     left_side = (packed, left, 1, packed_offset)
-                    right_side = (right, starts, v * tile_vectors, right_offset)
-                    if K_per_group > 1:
-                        tile(depth, ROWS, *left_side, *right_side, sums, to, span)
-                    else:
-                        wide_tile(depth, 1, *left_side, *right_side, sums, to, span)
+                    right_side = (right, starts, v * VECTORS, right_offset)
+                    tile(depth, ROWS, *left_side, *right_side, sums, to, span)
         for k in range(filters):
             for n in range(box.n0, box.n1):
                 for i in range(box.i0, box.i1):
