@@ -1,4 +1,4 @@
-"""The tables of `docs/performance.md`: ``make bench``, or ``python benchmarks/cpu.py [--rows toy1,toy2]``.
+"""What ``make bench`` writes to ``runs/performance.md``; or ``python benchmarks/cpu.py [--rows toy1,toy2]``.
 
 Every row of the layer table, forward and both gradients, with one thread and with two, against PyTorch; then what
 memory limits; then whole nets, the engine and its start. Takes about half an hour. Needs the extra ``bench``.

@@ -15,6 +15,7 @@ No compiler makes this from loops reliably, so this file, and this file alone, w
 """
 
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import llvmlite.binding
@@ -24,18 +25,25 @@ from numba.core import types
 from numba.extending import intrinsic
 
 
-def _vector_unit() -> tuple[int, int]:
-    """Return the bytes in a vector register and the number of such registers."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
+def vector_unit(machine: str, cpu_name: str | None, features: Mapping[str, bool]) -> tuple[int, int]:
+    """Return the bytes in a vector register and the number of such registers.
+
+    Args:
+        machine: as `platform.machine` names it.
+        cpu_name: a CPU that Numba is told to compile for (``NUMBA_CPU_NAME``), if it is.
+        features: of the host's CPU, as LLVM names them.
+    """
+    if machine.lower() in ("aarch64", "arm64"):
         return 16, 32  # NEON
     # A CPU named by NUMBA_CPU_NAME is taken to have AVX2; what it lacks, LLVM puts together from smaller vectors.
-    host = not numba.config.CPU_NAME
-    if host and llvmlite.binding.get_host_cpu_features().get("avx512f"):
+    if not cpu_name and features.get("avx512f"):
         return 64, 32
     return 32, 16  # AVX2
 
 
-VECTOR_BYTES, _REGISTERS = _vector_unit()
+VECTOR_BYTES, _REGISTERS = vector_unit(
+    platform.machine(), numba.config.CPU_NAME, llvmlite.binding.get_host_cpu_features()
+)
 VECTORS = 3
 # The largest power of two with ROWS · VECTORS + VECTORS + 1 ≤ registers.
 ROWS: int = 1 << ((_REGISTERS - VECTORS - 1) // VECTORS).bit_length() - 1

@@ -1,5 +1,7 @@
 """The register tile, alone: against NumPy, on operands that lie scattered in memory."""
 
+import re
+
 import numba
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from geometry import SEEDS, whole
 from minifcn.random import stream
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, interleave, move_vector, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, interleave, move_vector, tile, vector_unit
 
 DTYPES = (np.float32, np.float64)
 
@@ -115,3 +117,28 @@ def test_the_tile_uses_the_registers_and_not_more():
     """ROWS · VECTORS sums, VECTORS numbers of b, one of a: 16 registers with AVX2, at most 32 with AVX-512 and NEON."""
     registers = {32: 16, 64: 32, 16: 32}[VECTOR_BYTES]
     assert ROWS * VECTORS + VECTORS + 1 <= registers < 2 * ROWS * VECTORS + VECTORS + 1
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpu_name", "features", "expected"),
+    [
+        ("x86_64", None, {"avx512f": True}, (64, 32)),
+        ("x86_64", None, {"avx512f": False}, (32, 16)),
+        ("AMD64", None, {}, (32, 16)),
+        ("x86_64", "haswell", {"avx512f": True}, (32, 16)),
+        ("aarch64", None, {}, (16, 32)),
+        ("arm64", None, {}, (16, 32)),
+        ("ARM64", None, {}, (16, 32)),
+    ],
+)
+def test_the_vector_unit_is_that_of_the_cpu_that_is_compiled_for(machine, cpu_name, features, expected):
+    assert vector_unit(machine, cpu_name, features) == expected
+
+
+def test_the_products_may_be_fused_and_nothing_else():
+    """More licence would let the compiler reorder sums, or take NaN and infinity for impossible."""
+    numbers, places = np.zeros(ROWS * VECTORS * VECTOR_BYTES, np.float32), np.zeros(VECTORS, np.int64)
+    run_tile(numbers, 1, 1, numbers, 0, 0, places, numbers, places, 0, places, 0, VECTORS * VECTOR_BYTES // 4)
+    for code in run_tile.inspect_llvm().values():
+        products = re.findall(r"fmul (.*)<\d+ x ", code)
+        assert set(products) == {"contract "}
