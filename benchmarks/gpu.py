@@ -6,7 +6,8 @@ that the rows measure kernels, not how fast Python launches them; whole nets are
 copies that together are larger than the cache.
 
 The long table goes to ``--table``; the last lines are a short one. ``--dry`` goes through the same comparisons on a
-machine without a GPU: tiny layers, on the emulator, without times.
+machine without a GPU: tiny layers, on the emulator, without times. Where minifcn cannot be installed,
+``PYTHONPATH=.:kernels python benchmarks/gpu.py`` runs it out of the source tree.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from layers import ROWS, Row, convolution, memory_bound
 from pairs import Pair
 
 import minifcn_kernels as kernels
+from minifcn_kernels.cuda.device import capability_of
 
 # Relative to the norm of the right result. Winograd's transforms enlarge float32's rounding, TF32 has 10 bits.
 LIMITS = {False: 1e-4, True: 2e-3}
@@ -61,10 +63,10 @@ class Gpu:
         import cupy
 
         self.cupy, self.seconds = cupy, seconds
-        attributes = cupy.cuda.Device().attributes
+        device = cupy.cuda.Device()
+        attributes = device.attributes
         self.clock = attributes["ClockRate"] * 1e3
-        capability = attributes["ComputeCapabilityMajor"], attributes["ComputeCapabilityMinor"]
-        self.peak = 2 * self.clock * attributes["MultiProcessorCount"] * LANES.get(capability, 128)
+        self.peak = 2 * self.clock * attributes["MultiProcessorCount"] * LANES.get(capability_of(device), 128)
         self.name = torch.cuda.get_device_name()
         torch.backends.cudnn.benchmark = True  # let cuDNN choose its best algorithm by trying
 
@@ -243,6 +245,10 @@ def main() -> None:
     )
     parser.add_argument("--dry", action="store_true", help="check tiny layers on the emulator")
     arguments = parser.parse_args()
+    names = arguments.rows.split(",")
+    for name in names:
+        if name not in (*ROWS, "memory", "nets"):
+            parser.error(f"--rows: there is no row {name!r}; choose of {', '.join([*ROWS, 'memory', 'nets'])}")
     machine: Any = Dry() if arguments.dry else Gpu(arguments.seconds)
     versions = f"{machine.name}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     print(versions, file=arguments.table)
@@ -264,7 +270,7 @@ def main() -> None:
     with ExitStack() as stack:
         if arguments.dry:
             stack.enter_context(kernels.use_backend("emulator"))
-        for result in measured(machine, arguments.rows.split(","), arguments.dry):
+        for result in measured(machine, names, arguments.dry):
             results.append(result)
             print(shown(result, machine.peak, not arguments.dry), file=arguments.table, flush=True)
     if arguments.dry:

@@ -19,7 +19,7 @@ class Device:
     """The only GPU. Its limits are those of a small one, compute capability 7.5."""
 
     id = 0
-    capability = (7, 5)
+    compute_capability = "75"
 
     def __init__(self, number=0):
         assert number == 0
@@ -33,8 +33,6 @@ class Device:
     @property
     def attributes(self):
         return {
-            "ComputeCapabilityMajor": self.capability[0],
-            "ComputeCapabilityMinor": self.capability[1],
             "MaxThreadsPerBlock": 1024,
             "MaxBlockDimX": 1024,
             "MaxBlockDimY": 1024,

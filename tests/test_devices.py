@@ -1,10 +1,12 @@
 """Tensors, nets and trainings on a GPU: the same numbers as on the CPU, and nothing moved that nobody moved."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import fake_cupy
 from backends import needs_emulator
 from minifcn import Tensor, cli, detect_anomaly, fcn, models, nn, ops
 from minifcn.nn.module import device_of
@@ -25,6 +27,28 @@ def on_cpu(array):
 
 def values(*shape):
     return stream(len(shape), "devices").uniform(0.5, 2, shape).astype(np.float32)
+
+
+def test_the_fake_gpu_has_nothing_that_cupy_has_not():
+    real, fake = pytest.importorskip("cupy", reason="CuPy is not installed"), fake_cupy.fake_module()
+    for theirs, ours in (
+        (real, fake),
+        (real.cuda, fake.cuda),
+        (real.cuda.runtime, fake.cuda.runtime),
+        (real.cuda.compiler, fake.cuda.compiler),
+        (real.cuda.Device, fake.cuda.Device),
+    ):
+        assert {name for name in vars(ours) if not name.startswith("__")} <= set(dir(theirs))
+    for name in ("max_threads_per_block", "shared_size_bytes", "max_dynamic_shared_size_bytes"):
+        assert hasattr(real.RawKernel, name)
+    # CuPy's attributes are the runtime's constants of these names.
+    assert {f"cudaDevAttr{name}" for name in fake_cupy.Device().attributes} <= set(dir(real.cuda.runtime))
+
+
+def test_a_compute_capability_of_two_or_three_digits_is_read(cuda):
+    for digits, capability in (("75", (7, 5)), ("90", (9, 0)), ("120", (12, 0))):
+        assert device.capability_of(SimpleNamespace(compute_capability=digits)) == capability
+    assert device.limits(cuda.zeros(1)).capability >= (7, 5)
 
 
 def test_a_tensor_moves_and_its_gradient_comes_back(cuda):

@@ -141,13 +141,20 @@ def limits(array: Any) -> Limits:
     return _gpu_limits(array.device.id) if is_cupy(array) else EMULATED
 
 
+def capability_of(device: Any) -> tuple[int, int]:
+    """Return the compute capability of one of CuPy's devices, which has it as digits: ``"90"``, ``"120"``."""
+    major, minor = divmod(int(device.compute_capability), 10)
+    return major, minor
+
+
 @cache
 def _gpu_limits(number: int) -> Limits:
     module = cupy()
-    attributes = module.cuda.Device(number).attributes
+    device = module.cuda.Device(number)
+    attributes = device.attributes
     return Limits(
         name=module.cuda.runtime.getDeviceProperties(number)["name"].decode(),
-        capability=(attributes["ComputeCapabilityMajor"], attributes["ComputeCapabilityMinor"]),
+        capability=capability_of(device),
         threads=attributes["MaxThreadsPerBlock"],
         block=tuple(attributes[f"MaxBlockDim{axis}"] for axis in "XYZ"),
         grid=tuple(attributes[f"MaxGridDim{axis}"] for axis in "XYZ"),
