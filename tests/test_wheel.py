@@ -32,6 +32,10 @@ def test_the_wheel_trains_and_predicts_in_an_empty_environment(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         shipped = archive.namelist()
     assert {"minifcn/py.typed", "minifcn_kernels/py.typed"} <= set(shipped)
+    kernels = ROOT / "kernels"
+    cuda = [path for ending in ("cu", "cuh", "h", "cpp") for path in kernels.rglob(f"*.{ending}")]
+    assert cuda
+    assert {path.relative_to(kernels).as_posix() for path in cuda} <= set(shipped)
     assert not [name for name in shipped if name.startswith(("tests/", "docs/", "examples/"))]
     # The extras stay extras: what needs them says so.
     missing = subprocess.run([binaries / "minifcn", "demo"], cwd=elsewhere, capture_output=True, text=True, check=False)
