@@ -27,7 +27,7 @@ from layers import ROWS, Row, convolution, memory_bound
 from pairs import Pair
 
 import minifcn_kernels as kernels
-from minifcn_kernels.cuda.device import capability_of
+from minifcn_kernels.cuda import device
 
 # Relative to the norm of the right result. Winograd's transforms enlarge float32's rounding, TF32 has 10 bits.
 LIMITS = {False: 1e-4, True: 2e-3}
@@ -63,10 +63,10 @@ class Gpu:
         import cupy
 
         self.cupy, self.seconds = cupy, seconds
-        device = cupy.cuda.Device()
-        attributes = device.attributes
+        gpu = cupy.cuda.Device()
+        attributes = gpu.attributes
         self.clock = attributes["ClockRate"] * 1e3
-        self.peak = 2 * self.clock * attributes["MultiProcessorCount"] * LANES.get(capability_of(device), 128)
+        self.peak = 2 * self.clock * attributes["MultiProcessorCount"] * LANES.get(device.capability_of(gpu), 128)
         self.name = torch.cuda.get_device_name()
         torch.backends.cudnn.benchmark = True  # let cuDNN choose its best algorithm by trying
 
@@ -249,6 +249,8 @@ def main() -> None:
     for name in names:
         if name not in (*ROWS, "memory", "nets"):
             parser.error(f"--rows: there is no row {name!r}; choose of {', '.join([*ROWS, 'memory', 'nets'])}")
+    if not arguments.dry and (reason := device.missing()) is not None:
+        parser.error(f"{reason}; --dry needs none")
     machine: Any = Dry() if arguments.dry else Gpu(arguments.seconds)
     versions = f"{machine.name}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     print(versions, file=arguments.table)

@@ -15,20 +15,22 @@ KERNELS: dict[str, Kernel] = {name: k for name, k in sorted(vars(kernels).items(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call of a kernel, and how to say which."""
+    """One call of a kernel by one of its algorithms, and how to say which."""
 
     kernel: str
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    algorithm: str = "auto"
 
     def __str__(self) -> str:
         shown = [f"{a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else str(a) for a in self.arguments]
         shown += [f"{n}={list(o.shape) if isinstance(o, np.ndarray) else o}" for n, o in self.options.items()]
-        return f"{self.kernel}({', '.join(shown)})"
+        by = "" if self.algorithm == "auto" else f" by {self.algorithm}"
+        return f"{self.kernel}({', '.join(shown)}){by}"
 
     def run(self, backend: str) -> tuple[NDArray[Any], ...]:
         """Return the results on ``backend``."""
-        with kernels.use_backend(backend):
+        with kernels.use_backend(backend), kernels.use_algorithm(self.algorithm):
             results = KERNELS[self.kernel](*self.arguments, **self.options)
         return results if isinstance(results, tuple) else (results,)
 
@@ -42,16 +44,28 @@ def samples(kernel: str) -> list[Sample]:
         def draw(*shape: int, dtype: Any = dtype, rng: np.random.Generator = rng) -> NDArray[Any]:
             return rng.standard_normal(shape).astype(dtype)
 
-        calls += [Sample(kernel, arguments, options) for arguments, options in _CALLS[kernel](draw)]
+        calls += [
+            Sample(kernel, arguments, options, algorithm)
+            for arguments, options in _CALLS[kernel](draw)
+            for algorithm in _algorithms(kernel, options, dtype)
+        ]
     return calls
+
+
+def _algorithms(kernel: str, options: dict[str, Any], dtype: Any) -> list[str]:
+    """Return by what to compute: a convolution in every way that its geometry allows, all else in the only one."""
+    if not kernel.startswith("conv2d"):
+        return ["auto"]
+    return ["direct", "loops", "winograd"] if options == _FOR_WINOGRAD and dtype == np.float32 else ["direct", "loops"]
 
 
 _Draw = Callable[..., NDArray[Any]]
 _Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
+_FOR_WINOGRAD: dict[str, Any] = {"padding": 1}  # the 3×3 filters of the first convolution below, without a stride
 # The sizes of one convolution each: x, w and y, with the options that lead from x and w to y.
 _CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
-    ((1, 3, 9, 11), (5, 3, 3, 3), (1, 5, 9, 11), {"padding": 1}),
+    ((1, 3, 9, 11), (5, 3, 3, 3), (1, 5, 9, 11), _FOR_WINOGRAD),
     ((2, 6, 9, 8), (10, 3, 3, 2), (2, 10, 4, 7), {"stride": (2, 1), "groups": 2}),
     ((1, 12, 7, 7), (40, 12, 1, 1), (1, 40, 7, 7), {}),
 ]

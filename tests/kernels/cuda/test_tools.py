@@ -80,8 +80,23 @@ def test_what_is_no_kernel_is_refused_by_name(tool, capsys):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_has_samples_that_run(kernel):
     for sample in samples(kernel):
-        for got, expected in zip(sample.run("numba"), sample.run("numpy"), strict=True):
+        for got, expected in zip(sample.run("emulator"), sample.run("numpy"), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["conv2d", "conv2d_grad_input", "conv2d_grad_weight"])
+def test_the_samples_of_a_convolution_go_through_all_its_files(kernel, monkeypatch):
+    reached = set()
+    launch = CudaSource.launch
+
+    def noted(self, *arguments, **options):
+        reached.add(self.path.name)
+        return launch(self, *arguments, **options)
+
+    monkeypatch.setattr(CudaSource, "launch", noted)
+    for sample in samples(kernel):
+        sample.run("emulator")
+    assert reached == {"conv2d.cu", "direct.cu", "winograd.cu"}
 
 
 PATTERNS = """
