@@ -248,10 +248,10 @@ def _open(source: dict[str, Any], split: Split, classes: tuple[str, ...] | None 
 def _source(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Describe the data set that the command line names."""
     kind = getattr(options, "source", None)
+    if options.data is None and options.max_side is not None:
+        raise DataError("--max-side is for the images of --data FOLDER: name the folder, too; scenes have one size")
     if (kind is None) == (options.data is None):
         raise DataError("name what to train on: digits, shapes, or --data FOLDER (one of them)")
-    if options.data is None and options.max_side is not None:
-        raise DataError("--max-side is for the images of --data FOLDER; scenes are drawn in one size")
     if options.data is not None:
         return {"kind": "folder", "folder": str(options.data.resolve()), "max_side": options.max_side}
     return {"kind": kind, "seed": seed, "count": {"train": 256, "val": 40, "test": 200}}

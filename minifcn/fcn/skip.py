@@ -1,5 +1,6 @@
 """FCN-32s, 16s, 8s: combining what a net saw at several strides (FCN §4.2)."""
 
+import math
 from collections.abc import Mapping
 from copy import copy
 from typing import Literal, Self
@@ -42,8 +43,8 @@ class FCN(nn.Module):
 
     Raises:
         TypeError: the backbone does not follow the protocol.
-        ValueError: no tap has the stride, scales are for other strides, or the geometry cannot align
-            (`geometry.GeometryError`).
+        ValueError: there are no classes, no tap has the stride, scales are for other strides or no positive numbers,
+            or the geometry cannot align (`geometry.GeometryError`).
     """
 
     def __init__(
@@ -58,10 +59,14 @@ class FCN(nn.Module):
     ) -> None:
         if upsampling not in ("fixed", "learned"):
             raise ValueError(f"FCN: upsampling must be 'fixed' or 'learned', got {upsampling!r}")
+        if num_classes < 1:
+            raise ValueError(f"FCN: num_classes must be at least 1, got {num_classes}")
         taps = _chosen_taps(backbone, stride)
         self.scales = dict(scales or {})
         if unknown := sorted(self.scales.keys() - taps.keys()):
             raise ValueError(f"FCN: scales are for strides {sorted(taps)}, got {unknown}")
+        if not all(0 < scale < math.inf for scale in self.scales.values()):
+            raise ValueError(f"FCN: scales must be finite and above 0, got {self.scales}")
         if padding is None:
             padding = minimum_padding(_tap_windows(backbone, taps))
         self.backbone = _padded(backbone, taps, padding)

@@ -71,6 +71,12 @@ def test_sizes_that_are_none_are_refused(size):
         explain(small(32), size)
 
 
+@pytest.mark.parametrize("ask", [minimum_padding, lambda net: explain(net, 64)])
+def test_what_is_no_fcn_is_refused(ask):
+    with pytest.raises(TypeError, match=r"Sequential has no plan of skips and crops: give an fcn\.FCN"):
+        ask(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
 def test_the_smallest_padding_is_that_of_the_net_and_its_upsampling():
     for stride in (32, 16, 8, 4, 2):
         net = small(stride)

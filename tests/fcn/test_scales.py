@@ -67,5 +67,8 @@ def test_a_step_moves_each_strides_scores_by_its_squared_norm():
 def test_what_cannot_be_scaled_is_refused():
     with pytest.raises(ValueError, match=r"scales are for strides \[8, 16, 32\], got \[4\]"):
         net(scales={4: 0.1})
+    for scale in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="scales must be finite and above 0"):
+            net(scales={8: scale})
     with pytest.raises(ValueError, match="are zero, or there are no images"):
         fcn.feature_scales(net(), [])

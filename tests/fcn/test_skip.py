@@ -75,13 +75,18 @@ class WithoutSkips(fcn.FCN):
         return coarse
 
 
-@pytest.mark.parametrize("stride", [16, 8, 4, 2])
-def test_a_zero_initialised_skip_leaves_the_output_unchanged(stride):
-    coarse = fcn.FCN(narrow_backbone(), 3, stride=32)
-    fill(coarse)
-    x = image(2, 1, 40, 50)
+@given(
+    stride=st.sampled_from([16, 8, 4, 2]),
+    size=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    classes=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_a_zero_initialised_skip_leaves_the_output_unchanged(stride, size, classes, seed):
+    coarse = fcn.FCN(narrow_backbone(), classes, stride=32)
+    fill(coarse, seed)
+    x = image(2, 1, *size, seed=seed)
     with_skips, without = (
-        make(narrow_backbone(), 3, stride=stride).start_from(coarse)(x).data for make in (fcn.FCN, WithoutSkips)
+        make(narrow_backbone(), classes, stride=stride).start_from(coarse)(x).data for make in (fcn.FCN, WithoutSkips)
     )
     np.testing.assert_array_equal(with_skips, without)
     assert with_skips.any()
@@ -214,6 +219,7 @@ class Mystery(nn.Module):
         (narrow_backbone(), {"stride": 5}, ValueError, "stride must be one of the backbone's taps .*got 5"),
         (nn.Sequential(nn.ReLU()), {}, TypeError, "taps="),
         (nn.ReLU(), {}, TypeError, "nn.Sequential"),
+        (narrow_backbone(), {"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
         (narrow_backbone(), {"upsampling": "cubic"}, ValueError, "'fixed' or 'learned', got 'cubic'"),
         (nn.Sequential({"m": Mystery()}, taps={1: ("m", 1)}), {"stride": 1}, TypeError, r"Mystery has no window\(\)"),
         (
@@ -226,7 +232,7 @@ class Mystery(nn.Module):
 )
 def test_what_cannot_become_an_fcn_is_refused_with_the_reason(backbone, options, error, message):
     with pytest.raises(error, match=message):
-        fcn.FCN(backbone, 2, **options)
+        fcn.FCN(backbone, **{"num_classes": 2, **options})
 
 
 def test_too_little_padding_is_refused_with_the_remedy():
@@ -234,3 +240,8 @@ def test_too_little_padding_is_refused_with_the_remedy():
         fcn.FCN(narrow_backbone(), 2, padding=0, stride=32).plan  # noqa: B018
     with pytest.raises(ValueError, match=r"images of 20×40 leave pixels without a score.*larger images.*padding=17"):
         fcn.FCN(narrow_backbone(), 2, padding=1)(image(1, 1, 20, 40))
+
+
+def test_an_image_without_pixels_is_refused_as_such():
+    with pytest.raises(GeometryError, match="at least 1×1 pixels, got 0×30"):
+        fcn.FCN(narrow_backbone(), 2)(image(1, 1, 0, 30))

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from minifcn import nn
 from minifcn.fcn.geometry.layers import Maps, path_between, running_windows, then
-from minifcn.fcn.geometry.skips import Fusion, SkipPlan, minimum_padding
+from minifcn.fcn.geometry.skips import Fusion, SkipPlan, minimum_padding, plan_of
 from minifcn.nn.coordinates import CoordinateMap
 from minifcn.nn.window import Crop, Geometry, Window
 from minifcn_kernels.spatial import IntOrPair, Pair, pair
@@ -38,11 +38,11 @@ def explain(net: SkipNet, size: IntOrPair) -> str:
         size: height and width of the image.
 
     Raises:
-        TypeError, ValueError: size is not an int or a pair of ints, or below 1.
+        TypeError, ValueError: size is not an int or a pair of ints, or below 1; ``net`` is no FCN.
         GeometryError: at its padding the net leaves pixels of such an image without a score.
     """
     H, W = pair("size", size, minimum=1)
-    plan = net.plan
+    plan = plan_of(net)
     plan.check_covers((H, W))
     scores = plan.taps[max(net.taps)].coordinate_map()  # image → the scores so far
     skips = []

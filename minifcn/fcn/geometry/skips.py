@@ -66,7 +66,9 @@ class SkipPlan:
         return (final_h - top >= h) & (final_w - left >= w)
 
     def check_covers(self, size: Pair) -> None:
-        """Raise `GeometryError` where pixels of an image of ``size`` (height, width) get no score."""
+        """Raise `GeometryError` where an image of ``size`` (height, width) has no pixels, or some get no score."""
+        if min(size) < 1:
+            raise GeometryError(f"images must be of at least 1×1 pixels, got {size[0]}×{size[1]}")
         if not self.covers(size).all():
             raise GeometryError(
                 f"images of {size[0]}×{size[1]} leave pixels without a score at this padding; use larger images, or "
@@ -93,6 +95,14 @@ class HasPlan(Protocol):
     """A skip net, such as `minifcn.fcn.FCN`."""
 
     plan: SkipPlan
+
+
+def plan_of(net: HasPlan) -> SkipPlan:
+    """Return the plan of a skip net, or raise ``TypeError`` if ``net`` is none."""
+    plan = getattr(net, "plan", None)
+    if not isinstance(plan, SkipPlan):
+        raise TypeError(f"{type(net).__name__} has no plan of skips and crops: give an fcn.FCN(backbone, num_classes)")
+    return plan
 
 
 def plan_skips(taps: Mapping[int, HasWindow], upsampling: Mapping[int, Window] | None = None) -> SkipPlan:
@@ -143,6 +153,7 @@ def minimum_padding(
 
     Raises:
         TypeError, ValueError, GeometryError: as `plan_skips`, but for a final map that begins inside the image.
+        TypeError: ``net`` is neither.
         ValueError: ``sizes`` is empty or holds a side below 1; the taps do not begin with one and the same
             `Window`, or with a transposed one.
     """
@@ -151,7 +162,8 @@ def minimum_padding(
     if isinstance(net, Mapping):
         geometries = _checked_taps(net)
     else:
-        geometries, upsampling = _checked_taps(net.plan.taps), net.plan.upsampling()
+        own = plan_of(net)
+        geometries, upsampling = _checked_taps(own.taps), own.upsampling()
     sides = np.array(sizes)
 
     def plan(padding: int) -> SkipPlan:
