@@ -39,24 +39,28 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_masked_gradient_of_whole_images_is_the_gradient_of_the_kept_patches(seed, reduction):
+@given(
+    size=st.tuples(st.integers(32, 47), st.integers(32, 47)),
+    p=st.sampled_from([0.1, 0.4, 0.9]),
+    reduction=st.sampled_from(["sum", "mean"]),
+    seed=strategies.seeds(),
+)
+def test_the_masked_gradient_of_whole_images_is_the_gradient_of_the_kept_patches(size, p, reduction, seed):
     """LeNet's cells see patches of 32×32, 4 pixels apart. Train on the images, and on the patches cut out of them."""
     net = in_float64(fcn.convolutionalize(models.lenet(CLASSES, seed=seed)))
-    images = stream(seed, "images").standard_normal((2, 1, 44, 41))
-    labels = stream(seed, "labels").integers(0, CLASSES, (2, 4, 3))
-    labels[1, 2, 2] = VOID
+    images = stream(seed, "images").standard_normal((2, 1, *size))
+    labels = stream(seed, "labels").integers(0, CLASSES, (2, *((side - 32) // 4 + 1 for side in size)))
+    labels[1, -1, -1] = VOID
 
     scores = net(Tensor(images))
-    whole = fcn.sample_loss(scores, labels, 0.4, stream(seed, "sample"), reduction=reduction)
+    whole = fcn.sample_loss(scores, labels, p, stream(seed, "sample"), reduction=reduction)
     on_images = gradients(net, whole)
 
-    kept = fcn.sample_labels(labels, 0.4, stream(seed, "sample"))
+    kept = fcn.sample_labels(labels, p, stream(seed, "sample"))
     cells = np.argwhere(kept != VOID)
-    assert 0 < len(cells) < kept.size
-    patches = np.stack([images[n, :, 4 * i : 4 * i + 32, 4 * j : 4 * j + 32] for n, i, j in cells])
-    patch_scores = net(Tensor(patches))
+    assert len(cells) < kept.size
+    patches = [images[n, :, 4 * i : 4 * i + 32, 4 * j : 4 * j + 32] for n, i, j in cells]
+    patch_scores = net(Tensor(np.reshape(patches, (-1, 1, 32, 32))))
     assert patch_scores.shape == (len(cells), CLASSES, 1, 1)
     # p = 1 keeps every patch: an ordinary minibatch.
     batch = fcn.sample_loss(patch_scores, kept[kept != VOID].reshape(-1, 1, 1), 1, stream(0), reduction=reduction)
