@@ -5,13 +5,22 @@ pixels kept with probability q = w. Weighting finds more of the digits (recall) 
 """
 
 import numpy as np
-from experiment import FULL, Effort, classifier, folder_of, in_percent, percent, report, scenes, segmenter, settings
-from experiment import train as run
+from experiment import (
+    FULL,
+    Effort,
+    classifier,
+    draw_predictions,
+    in_percent,
+    percent,
+    report,
+    scenes,
+    segmenter,
+    settings,
+    train,
+)
 
-from minifcn import pictures
-from minifcn.data import PALETTE, to_picture
 from minifcn.data.digits import CLASSES
-from minifcn.training import evaluate, metrics, predict
+from minifcn.training import evaluate, metrics
 
 BACKGROUND = 0.2  # about what makes it as common as all digits together
 
@@ -20,41 +29,38 @@ def main(effort: Effort = FULL) -> None:
     start = classifier(effort)
     balance = (BACKGROUND, *[1.0] * (len(CLASSES) - 1))
     test = scenes("test", effort.test_scenes)
-    nets, rows = {}, []
+    nets, rows = [], []
     for name, change in (
         ("as they are", {}),
         (f"background weighted by {BACKGROUND}", {"class_weight": balance}),
         (f"background kept with q = {BACKGROUND}", {"keep": balance}),
     ):
-        net = nets[name] = segmenter(start)
-        run(name, net, scenes("train"), settings(effort.steps, **change))
+        net = segmenter(start)
+        nets.append(net)
+        train(name, net, scenes("train"), settings(effort.steps, **change))
         confusion = evaluate(net, test, progress=True)
         both = confusion[1:, 1:].sum()  # pixels of digits that are called digits, whichever
         found, right = both / max(1, confusion[1:].sum()), both / max(1, confusion[:, 1:].sum())
         rows.append((name, percent(found), percent(right), *in_percent(metrics.scores(confusion))))
     share = background_share(test)
-    draw(nets, test)
+    titles = ("as they are", "weighted", "sampled")
+    draw_predictions("class_balance", dict(zip(titles, nets, strict=True)), test)
     print(f"background: {percent(share)} % of the labelled pixels")
-    header = ("classes", "digit pixels found", "of those called digit, are", *FOUR)
+    header = (
+        "classes",
+        "digit pixels found",
+        "of those called digit, are",
+        "pixel acc.",
+        "mean acc.",
+        "mean IU",
+        "f.w. IU",
+    )
     report("class_balance", header, rows)
-
-
-FOUR = ("pixel acc.", "mean acc.", "mean IU", "f.w. IU")
 
 
 def background_share(dataset):
     labels = np.stack([dataset.example(i).label for i in range(len(dataset))])
     return (labels == 0).sum() / (labels != 255).sum()
-
-
-def draw(nets, test):
-    rows = []
-    for index in range(min(3, len(test))):
-        example = test.example(index)
-        guesses = [PALETTE[predict(net, example.image)] for net in nets.values()]
-        rows.append([to_picture(example.image), *guesses, PALETTE[example.label]])
-    titles = ["image", "as they are", "weighted", "sampled", "ground truth"]
-    pictures.grid(rows, titles).save(folder_of("class_balance") / "predictions.png")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from minifcn import fcn, models, nn
+from minifcn import fcn, models, nn, pictures
+from minifcn.data import PALETTE, to_picture
 from minifcn.data.digits import CLASSES, DigitScenes, digit_crops
-from minifcn.training import TrainConfig, Trainer, checkpoint, evaluate, log, metrics
+from minifcn.training import TrainConfig, Trainer, checkpoint, evaluate, log, metrics, predict
 
 RUNS = Path("runs")
 SCENE = 128  # pixels
@@ -111,6 +112,16 @@ def folder_of(name: str) -> Path:
     """Return ``runs/name``, made if absent."""
     (RUNS / name).mkdir(parents=True, exist_ok=True)
     return RUNS / name
+
+
+def draw_predictions(name: str, nets: Mapping[str, nn.Module], test: DigitScenes) -> None:
+    """Draw the first scenes, what each net makes of them under its title, and the truth, in the form of figure 4."""
+    rows = []
+    for index in range(min(3, len(test))):
+        example = test.example(index)
+        guesses = [PALETTE[predict(net, example.image)] for net in nets.values()]
+        rows.append([to_picture(example.image), *guesses, PALETTE[example.label]])
+    pictures.grid(rows, ["image", *nets, "ground truth"]).save(folder_of(name) / "predictions.png")
 
 
 Curve = tuple[Sequence[float], Sequence[float]]

@@ -4,12 +4,21 @@ A sum lets a fine score layer of zeros change nothing, and gives both sides the 
 it to the larger side only; and a fine layer of zeros cuts all negative scores off at once.
 """
 
-from experiment import FULL, Effort, classifier, folder_of, in_percent, measure, report, scenes, segmenter, settings
-from experiment import train as run
+from experiment import (
+    FULL,
+    Effort,
+    classifier,
+    draw_predictions,
+    in_percent,
+    measure,
+    report,
+    scenes,
+    segmenter,
+    settings,
+    train,
+)
 
-from minifcn import fcn, ops, pictures
-from minifcn.data import PALETTE, to_picture
-from minifcn.training import predict
+from minifcn import fcn, ops
 
 
 class MaxFusion(fcn.FCN):
@@ -27,20 +36,11 @@ def main(effort: Effort = FULL) -> None:
     for name, kind in (("sum", fcn.FCN), ("maximum", MaxFusion)):
         net = nets[name] = segmenter(start, kind=kind)
         before = measure(net, test)
-        run(name, net, scenes("train"), settings(effort.steps))
+        train(name, net, scenes("train"), settings(effort.steps))
         rows.append((name, f"{100 * before.mean_iu:.1f}", *in_percent(measure(net, test))))
-    draw(nets, test)
+    draw_predictions("max_fusion", nets, test)
     header = ("fusion", "mean IU before training", "pixel acc.", "mean acc.", "mean IU", "f.w. IU")
     report("max_fusion", header, rows)
-
-
-def draw(nets, test):
-    rows = []
-    for index in range(min(3, len(test))):
-        example = test.example(index)
-        guesses = [PALETTE[predict(net, example.image)] for net in nets.values()]
-        rows.append([to_picture(example.image), *guesses, PALETTE[example.label]])
-    pictures.grid(rows, ["image", *nets, "ground truth"]).save(folder_of("max_fusion") / "predictions.png")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 Each net starts from the one before it. Its new score layer is zero, so it begins where that one ended.
 """
 
-import numpy as np
 from experiment import (
     FULL,
     PADDING,
     Effort,
     classifier,
-    folder_of,
+    draw_predictions,
     in_percent,
     measure,
     report,
@@ -19,10 +18,8 @@ from experiment import (
     train,
 )
 
-from minifcn import fcn, pictures
-from minifcn.data import PALETTE, to_picture
+from minifcn import fcn
 from minifcn.data.digits import CLASSES
-from minifcn.training import predict
 
 PAPER = {
     "FCN-32s-fixed": (83.0, 59.7, 45.4, 72.0),
@@ -47,18 +44,8 @@ def main(effort: Effort = FULL) -> None:
         train(name, net, scenes("train"), settings(effort.steps // 4))
         nets[name] = net
         rows.append((name, *in_percent(measure(net, test)), " / ".join(map(str, PAPER.get(name, ())))))
-    draw(nets, test)
+    draw_predictions("skips", {name: net for name, net in nets.items() if name != "FCN-32s-fixed"}, test)
     report("skips", ("net", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "the paper's, on VOC"), rows)
-
-
-def draw(nets, test):
-    shown = list(nets)[1:]
-    rows = []
-    for index in range(min(3, len(test))):
-        example = test.example(index)
-        labels = [PALETTE[predict(nets[name], example.image)] for name in shown]
-        rows.append([to_picture(example.image), *labels, np.ascontiguousarray(PALETTE[example.label])])
-    pictures.grid(rows, ["scene", *shown, "truth"]).save(folder_of("skips") / "predictions.png")
 
 
 if __name__ == "__main__":
