@@ -153,6 +153,8 @@ def test_other_bad_input_gets_one_line_and_no_traceback(own_run, tmp_path, capsy
         (["train"], "digits, shapes, or --data"),
         (["train", "--data", str(tmp_path / "nowhere")], "nowhere"),
         (["evaluate", str(tmp_path / "nowhere")], "nowhere"),
+        (["evaluate", run, "--max-side", "20"], "--max-side is for the images of --data FOLDER"),
+        (["train", "shapes", "--max-side", "20"], "--max-side is for the images of --data FOLDER"),
         (["predict", str(tmp_path / "nowhere.png"), "--run", run], "nowhere.png"),
         (["predict", str(huge), "--run", run], "huge.png"),
         (["predict", str(text), "--run", run], "text.png"),
