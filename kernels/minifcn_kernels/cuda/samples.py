@@ -8,29 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 import minifcn_kernels as kernels
-from minifcn_kernels.dispatch import Kernel
+from minifcn_kernels.dispatch import Kernel, Policy, use_policy
 
 KERNELS: dict[str, Kernel] = {name: k for name, k in sorted(vars(kernels).items()) if isinstance(k, Kernel)}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call of a kernel by one of its algorithms, and how to say which."""
+    """One call of a kernel by one of its algorithms, in TF32 or not, and how to say which."""
 
     kernel: str
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     algorithm: str = "auto"
+    tf32: bool = False
 
     def __str__(self) -> str:
         shown = [f"{a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else str(a) for a in self.arguments]
         shown += [f"{n}={list(o.shape) if isinstance(o, np.ndarray) else o}" for n, o in self.options.items()]
         by = "" if self.algorithm == "auto" else f" by {self.algorithm}"
-        return f"{self.kernel}({', '.join(shown)}){by}"
+        return f"{self.kernel}({', '.join(shown)}){by}{' in TF32' if self.tf32 else ''}"
 
     def run(self, backend: str) -> tuple[NDArray[Any], ...]:
         """Return the results on ``backend``."""
-        with kernels.use_backend(backend), kernels.use_algorithm(self.algorithm):
+        with use_policy(Policy(backend, self.algorithm, self.tf32)):
             results = KERNELS[self.kernel](*self.arguments, **self.options)
         return results if isinstance(results, tuple) else (results,)
 
@@ -45,18 +46,23 @@ def samples(kernel: str) -> list[Sample]:
             return rng.standard_normal(shape).astype(dtype)
 
         calls += [
-            Sample(kernel, arguments, options, algorithm)
+            Sample(kernel, arguments, options, algorithm, tf32)
             for arguments, options in _CALLS[kernel](draw)
-            for algorithm in _algorithms(kernel, options, dtype)
+            for algorithm, tf32 in _ways(kernel, options, dtype)
         ]
     return calls
 
 
-def _algorithms(kernel: str, options: dict[str, Any], dtype: Any) -> list[str]:
-    """Return by what to compute: a convolution in every way that its geometry allows, all else in the only one."""
+def _ways(kernel: str, options: dict[str, Any], dtype: Any) -> list[tuple[str, bool]]:
+    """Return algorithms, and whether in TF32: a convolution in every way that it allows, all else in the only one."""
     if not kernel.startswith("conv2d"):
-        return ["auto"]
-    return ["direct", "loops", "winograd"] if options == _FOR_WINOGRAD and dtype == np.float32 else ["direct", "loops"]
+        return [("auto", False)]
+    ways = [("direct", False), ("loops", False)]
+    if dtype == np.float32:
+        ways.append(("direct", True))
+        if options == _FOR_WINOGRAD:
+            ways.append(("winograd", False))
+    return ways
 
 
 _Draw = Callable[..., NDArray[Any]]
@@ -67,7 +73,8 @@ _FOR_WINOGRAD: dict[str, Any] = {"padding": 1}  # the 3×3 filters of the first 
 _CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 3, 9, 11), (5, 3, 3, 3), (1, 5, 9, 11), _FOR_WINOGRAD),
     ((2, 6, 9, 8), (10, 3, 3, 2), (2, 10, 4, 7), {"stride": (2, 1), "groups": 2}),
-    ((1, 12, 7, 7), (40, 12, 1, 1), (1, 40, 7, 7), {}),
+    # Enough channels for every gradient to go to tensor cores; 6·6 pixels can be copied four at a time.
+    ((1, 36, 6, 6), (40, 36, 1, 1), (1, 40, 6, 6), {}),
 ]
 _POOL: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}  # (7, 9) → (4, 5)
 _NORM = (5, 1e-4, 0.75, 1.0)

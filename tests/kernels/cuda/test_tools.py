@@ -81,22 +81,23 @@ def test_what_is_no_kernel_is_refused_by_name(tool, capsys):
 def test_every_kernel_has_samples_that_run(kernel):
     for sample in samples(kernel):
         for got, expected in zip(sample.run("emulator"), sample.run("numpy"), strict=True):
-            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+            atol = 2e-3 * np.abs(expected).max() if sample.tf32 else 1e-4
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("kernel", ["conv2d", "conv2d_grad_input", "conv2d_grad_weight"])
-def test_the_samples_of_a_convolution_go_through_all_its_files(kernel, monkeypatch):
+def test_the_samples_of_a_convolution_go_through_all_its_files_and_through_tensor_cores(kernel, monkeypatch):
     reached = set()
     launch = CudaSource.launch
 
-    def noted(self, *arguments, **options):
-        reached.add(self.path.name)
-        return launch(self, *arguments, **options)
+    def noted(self, name, *arguments, **options):
+        reached.add((self.path.name, name in self.from_sm_80))
+        return launch(self, name, *arguments, **options)
 
     monkeypatch.setattr(CudaSource, "launch", noted)
     for sample in samples(kernel):
         sample.run("emulator")
-    assert reached == {"conv2d.cu", "direct.cu", "winograd.cu"}
+    assert reached == {("conv2d.cu", False), ("conv2d.cu", True), ("direct.cu", False), ("winograd.cu", False)}
 
 
 PATTERNS = """
