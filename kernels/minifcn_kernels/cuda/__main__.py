@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from minifcn_kernels.cuda import coalescing, compilation
+from minifcn_kernels.cuda.debugging import Watch
 from minifcn_kernels.cuda.emulator import build, emulation
 from minifcn_kernels.cuda.emulator.build import CompileError
 from minifcn_kernels.cuda.emulator.library import KernelError
@@ -71,7 +72,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--thread", type=_index, default=(0, 0, 0), help="x,y,z in its block (default: 0,0,0)")
             command.add_argument("--block", type=_index, default=(0, 0, 0), help="x,y,z in the grid (default: 0,0,0)")
             command.add_argument(
-                "--at", metavar="FILE:LINE", help="where to stop (default: where the first kernel begins)"
+                "--at",
+                type=_place,
+                metavar="FILE:LINE",
+                help="where to stop (default: where the first kernel begins)",
             )
     return parser
 
@@ -82,6 +86,13 @@ def _index(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(f"must be x, or x,y or x,y,z, got {text!r}")
     x, y, z = (*map(int, parts), 0, 0)[:3]
     return x, y, z
+
+
+def _place(text: str) -> str:
+    file, _, line = text.rpartition(":")
+    if not file or not line.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be FILE:LINE, got {text!r}")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +184,24 @@ def _debug(options: argparse.Namespace) -> None:
     if options.at is None:
         commands.append("step")  # from the way in to the kernel's first line
     words = [word for command in commands for word in ("-ex", command)]
-    again = "import sys; from minifcn_kernels.cuda.__main__ import run_once; run_once(*sys.argv[1:])"
-    os.environ["MINIFCN_EMULATOR"] = "debug"
-    os.execvp(
-        "gdb",
-        ["gdb", "-q", *words, *options.gdb, "--args", sys.executable, "-c", again, options.target, *options.arguments],
-    )
+    again = "import sys; from minifcn_kernels.cuda.__main__ import run_once; sys.exit(run_once(*sys.argv[1:]))"
+    where = options.at or "", *(",".join(map(str, index)) for index in (options.block, options.thread))
+    python = sys.executable, "-c", again, options.target, *where, *options.arguments
+    os.execvp("gdb", ["gdb", "-q", *words, *options.gdb, "--args", *python])
 
 
-def run_once(target: str, *arguments: str) -> None:
-    """Run a kernel's first sample, or a script: what gdb is given to run."""
-    _run(_runs(target, list(arguments))[0])
+def run_once(target: str, at: str, block: str, thread: str, *arguments: str) -> int:
+    """Run a kernel's first sample, or a script: what gdb is given to run. Returns the process's exit code."""
+    watch = Watch(at, _index(block), _index(thread))
+    try:
+        with emulation("debug", announce=watch):
+            _run(_runs(target, list(arguments))[0])
+    except (KernelError, CompileError, Mismatch) as error:
+        _say(f"FAULT: {error}")
+        return 1
+    finally:
+        watch.end(target)
+    return 0
 
 
 def _compile(_: argparse.Namespace) -> None:

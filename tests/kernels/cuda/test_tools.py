@@ -170,6 +170,72 @@ def test_debug_stops_in_one_thread(script):
         assert "$2 = 37" in out
 
 
+@pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
+def test_debug_is_not_silent_about_a_line_without_code(script):
+    shown = subprocess.run(
+        [sys.executable, "-m", "minifcn_kernels.cuda", "debug", str(script), "--at", "mine.cu:9", "--", "-batch"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"DEBUGINFOD_URLS": ""},
+    ).stderr
+    assert "debug: mine cannot stop there: mine.cu:9 holds none of its code" in shown
+    assert f"debug: {script} has ended; no kernel could stop at mine.cu:9" in shown
+
+
+@pytest.mark.parametrize(
+    ("at", "block", "thread", "reason", "verdict"),
+    [
+        (
+            "",
+            "0,0,0",
+            "0,0,0",
+            None,
+            "where gdb did not stop, thread (0,0,0) of block (0,0,0) did not come to a kernel",
+        ),
+        ("mine.cu:4", "0,0,0", "63,0,0", None, "thread (63,0,0) of block (0,0,0) did not come to mine.cu:4"),
+        ("mine.cu:4", "0,9,0", "0,0,0", "no block is (0,9,0), for it has 1 × 1 × 1 of them", "of block (0,9,0)"),
+        ("mine.cu:4", "0,0,0", "64,0,0", "no thread is (64,0,0), for it has 64 × 1 × 1 of them", "in thread (64,0,0)"),
+        (
+            "mine.cu:1",
+            "0,0,0",
+            "0,0,0",
+            "mine.cu:1 holds none of its code; gdb takes the next line that does, of 2-5",
+            "no kernel could stop at mine.cu:1 in thread (0,0,0) of block (0,0,0)",
+        ),
+        (
+            "its.cu:4",
+            "0,0,0",
+            "0,0,0",
+            "its code is in mine.cu, none of it in its.cu",
+            "no kernel could stop at its.cu:4",
+        ),
+    ],
+)
+def test_debug_says_where_gdb_cannot_stop_and_what_there_is_instead(at, block, thread, reason, verdict, script, capsys):
+    assert tools.run_once(str(script), at, block, thread) == 0
+    *obstacles, end = capsys.readouterr().err.splitlines()
+    assert obstacles == ([] if reason is None else [f"debug: mine cannot stop there: {reason}"])
+    assert end.startswith(f"debug: {script} has ended; ")
+    assert verdict in end
+
+
+def test_debug_says_that_a_script_launches_nothing_and_what_a_kernel_does_wrong(script, tmp_path, capsys):
+    idle = tmp_path / "idle.py"
+    idle.write_text("pass\n")
+    assert tools.run_once(str(idle), "", "0,0,0", "0,0,0") == 0
+    assert capsys.readouterr().err == f"debug: {idle} has ended; it launched no kernel\n"
+    script.with_suffix(".cu").write_text(RIGHT.replace("y[i]", "y[i + 1]"))
+    assert tools.run_once(str(script), "", "0,0,0", "0,0,0") == 1
+    assert "FAULT: mine: writes beside argument y" in capsys.readouterr().out
+
+
+def test_debug_takes_no_place_but_a_line_of_a_file(capsys):
+    with pytest.raises(SystemExit):
+        tools.main(["debug", "crop", "--at", "crop.cu"])
+    assert "argument --at: must be FILE:LINE, got 'crop.cu'" in capsys.readouterr().err
+
+
 COSTLY = """
 template <int N>
 __global__ void __launch_bounds__(1024) costly(float* y) {

@@ -25,17 +25,22 @@ from numpy.typing import NDArray
 
 MODES = ("fast", "check", "debug")
 
+Trace = Callable[[str, NDArray[Any]], None]
+Announce = Callable[[str, str, tuple[int, int, int], tuple[int, int, int]], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Emulation:
     """How the emulator runs launches.
 
-    ``trace``, in mode ``check``, is called after every launch with the library's path and all accesses of block 0.
+    ``trace``, in mode ``check``, is called after every launch with the library's path and all accesses of block 0;
+    ``announce`` before every launch with the library's path, the kernel's name, and the sizes of grid and block.
     """
 
     mode: str = "fast"
     order: int = 0
-    trace: Callable[[str, NDArray[Any]], None] | None = None
+    trace: Trace | None = None
+    announce: Announce | None = None
 
 
 def _check_mode(mode: str, source: str) -> str:
@@ -54,15 +59,19 @@ def current_emulation() -> Emulation:
 
 
 @contextmanager
-def emulation(mode: str, *, order: int = 0, trace: Callable[[str, NDArray[Any]], None] | None = None) -> Iterator[None]:
+def emulation(
+    mode: str, *, order: int = 0, trace: Trace | None = None, announce: Announce | None = None
+) -> Iterator[None]:
     """Run the launches of a ``with`` in ``mode`` and thread ``order``; ``MINIFCN_EMULATOR`` sets the default mode.
+
+    `Emulation` says what ``trace`` and ``announce`` are called with.
 
     Raises:
         ValueError: no such mode, or a negative order.
     """
     if order < 0:
         raise ValueError(f"order must be 0 (ascending), 1 (descending) or the seed of a shuffle, got {order}")
-    token = _emulation.set(Emulation(_check_mode(mode, "mode"), order, trace))
+    token = _emulation.set(Emulation(_check_mode(mode, "mode"), order, trace, announce))
     try:
         yield
     finally:

@@ -91,6 +91,8 @@ def launch(
         KernelError: the kernel did what CUDA forbids.
     """
     library = _load(source, kernel, tuple(p.type for p in parameters), emulation.mode)
+    if emulation.announce is not None:
+        emulation.announce(library._name, kernel, grid, block)
     values: list[Any] = []
     devices: list[tuple[Parameter, NDArray[Any], _DeviceArray]] = []
     for parameter, argument in zip(parameters, arguments, strict=True):
