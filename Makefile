@@ -4,12 +4,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint check thorough boundscheck nojit emulated wheel bench mutants clean
+.PHONY: help demo test lint check thorough boundscheck nojit emulated slow bench mutants clean
 
 help:
 	@echo "make demo    train a classifier and FCN-32s, 16s, 8s on real digits; pictures and weights in runs/demo"
 	@echo "make test    lint, types and the test suite (minutes)"
-	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, emulated CUDA, the wheel"
+	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, emulated CUDA, slow tests"
 	@echo "make bench   side by side with PyTorch, which it installs; half an hour; tables in runs/performance.md"
 	@echo "make mutants changes the code in some 600 places and counts how many changes the tests notice (half an hour)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
@@ -42,7 +42,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-check: thorough boundscheck nojit emulated wheel
+check: thorough boundscheck nojit emulated slow
 
 thorough: .venv/dev.stamp
 	MINIFCN_TEST_PROFILE=thorough $(BIN)/pytest -n 2
@@ -61,8 +61,9 @@ emulated: .venv/dev.stamp
 		MINIFCN_EMULATOR=check MINIFCN_TEST_ORDER=$$order $(BIN)/pytest -n 2 tests/kernels -k emulator || exit 1; \
 	done
 
-wheel: .venv/dev.stamp
-	$(BIN)/pytest -m slow
+# The wheel, VGG16 and GoogLeNet whole, and the CUDA kernels without each of their barriers and guards in turn.
+slow: .venv/dev.stamp
+	$(BIN)/pytest -n 2 -m slow
 
 .venv/mutants.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[mutants]"
