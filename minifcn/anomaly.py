@@ -44,9 +44,9 @@ def user_line() -> str:
 
 def check(op: str, line: str, made: str, result: Array | None, sources: Sequence[Array | None]) -> None:
     """Raise a FloatingPointError if ``result`` is not finite; ``made`` says which result of ``op`` it is."""
-    if _finite(result):
+    if result is None or _finite(result):
         return
-    kind = "a NaN" if np.isnan(np.asarray(result)).any() else "an infinity"
+    kind = "a NaN" if np.isnan(result).any() else "an infinity"
     origin = "from finite values" if all(map(_finite, sources)) else "from values that already held one"
     raise FloatingPointError(f"{op}: {made} holds {kind}, made {origin}; the op was called at {line}")
 

@@ -99,6 +99,13 @@ def test_ops_and_their_gradients_are_the_same_on_a_gpu(op, cuda):
         np.testing.assert_allclose(b, a, rtol=1e-5)
 
 
+def test_an_anomaly_on_a_gpu_is_named(cuda):
+    x = Tensor(on_gpu(-values(2, 3)))
+    named = pytest.raises(FloatingPointError, match="Log: the output holds a NaN, made from finite values")
+    with np.errstate(invalid="ignore"), detect_anomaly(), named:  # the fake GPU warns as NumPy does
+        x.log()
+
+
 def test_devices_do_not_mix(cuda):
     a, b = Tensor(values(2, 3)), Tensor(on_gpu(values(2, 3)), requires_grad=True)
     message = "mixes arrays on the CPU and on a GPU; move one of them by .to()"

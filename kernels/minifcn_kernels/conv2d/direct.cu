@@ -79,7 +79,7 @@ template <class T>
 __global__ void conv2d_wide(
     const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y, Conv g)
 {
-    const int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (i >= g.N * g.K * g.OH * g.OW) return;  // all lanes of a warp together
     const auto [n, k, oh, ow] = position(i, g.K, g.OH, g.OW);
     const int c0 = k / g.K_per_group * g.C_per_group, length = g.C_per_group * g.R * g.S;
@@ -100,7 +100,7 @@ template <class T>
 __global__ void conv2d_grad_weight_direct(
     const T* __restrict__ x, const T* __restrict__ gy, T* __restrict__ gw, Conv g, int part_length)
 {
-    const int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     const int weights = g.K * g.C_per_group * g.R * g.S, pixels = g.N * g.OH * g.OW;
     if (i >= weights) return;  // all lanes of a warp together
     const auto [k, c, r, s] = position(i, g.C_per_group, g.R, g.S);

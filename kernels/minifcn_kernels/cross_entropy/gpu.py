@@ -13,7 +13,7 @@ from minifcn_kernels.cross_entropy.contract import (
     softmax_cross_entropy_grad,
 )
 from minifcn_kernels.cuda.device import module_of
-from minifcn_kernels.cuda.grid import ceil_div, number, over_elements
+from minifcn_kernels.cuda.grid import ceil_div, check_countable, number, over_elements
 from minifcn_kernels.cuda.launch import CudaSource, empty
 from minifcn_kernels.jit import Array
 
@@ -39,6 +39,7 @@ def softmax_cross_entropy_cuda(
 ) -> Array:
     """`softmax_cross_entropy`: a loss for every pixel, then their sum. Waits for the check of the targets to end."""
     check_reduction(reduction)
+    check_countable("softmax_cross_entropy", logits=logits.shape)
     labels, v = _labels_and_weights(logits, target, weight, mask, ignore_index)
     loss = empty(target.shape, like=logits)
     kernel = f"pixel_losses<{number(logits)}>"
@@ -64,6 +65,7 @@ def softmax_cross_entropy_grad_cuda(
 ) -> Array:
     """`softmax_cross_entropy_grad`, pixel by pixel. Waits for the check of the targets to end."""
     check_cotangent(gy, logits, target, reduction)
+    check_countable("softmax_cross_entropy_grad", logits=logits.shape)
     labels, v = _labels_and_weights(logits, target, weight, mask, ignore_index)
     if reduction == "mean":
         gy = gy / _divisor(v)

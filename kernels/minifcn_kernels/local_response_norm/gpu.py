@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from minifcn_kernels.cuda.grid import number, over_elements
+from minifcn_kernels.cuda.grid import check_countable, number, over_elements
 from minifcn_kernels.cuda.launch import CudaSource, empty
 from minifcn_kernels.jit import Array
 from minifcn_kernels.local_response_norm.contract import (
@@ -25,6 +25,7 @@ source = CudaSource(
 def local_response_norm_cuda(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """`local_response_norm`, element by element."""
     check_constants(size, alpha, k)
+    check_countable("local_response_norm", x=x.shape)
     y = empty(x.shape, like=x)
     constants = float(alpha / size), float(beta), float(k)
     kernel = f"local_response_norm<{number(x)}>"
@@ -36,6 +37,7 @@ def local_response_norm_cuda(x: Array, size: int, alpha: float, beta: float, k: 
 def local_response_norm_grad_cuda(gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """`local_response_norm_grad` in two passes: the powers once for each element, then their sums over channels."""
     check_constants(size, alpha, k)
+    check_countable("local_response_norm_grad", x=x.shape)
     direct, through, gx = (empty(x.shape, like=x) for _ in range(3))
     threads, fields = over_elements(x.size), _fields(x, size)
     constants = float(alpha / size), float(beta), float(k)

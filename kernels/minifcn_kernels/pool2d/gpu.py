@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from minifcn_kernels.cuda.device import module_of
-from minifcn_kernels.cuda.grid import number, over_rows
+from minifcn_kernels.cuda.grid import check_countable, number, over_rows
 from minifcn_kernels.cuda.launch import CudaSource, empty
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array
@@ -46,6 +46,7 @@ def max_pool2d_cuda(
 ) -> tuple[Array, Array]:
     """`max_pool2d`, window by window."""
     g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    check_countable("max_pool2d", x=g.x_shape, y=g.y_shape)
     y, index = empty(g.y_shape, like=x), empty(g.y_shape, like=x, dtype=INDEX)
     source.launch(f"max_pool2d<{number(x)}>", *over_rows(g.N * g.C * g.OH, g.OW), x, y, index, _fields(g))
     return y, index
@@ -69,6 +70,7 @@ def max_pool2d_grad_cuda(
     """
     g = pool_geometry(x_shape, kernel_size, stride, padding, dilation, ceil_mode)
     check_shape("max_pool2d_grad", "gy", gy.shape, g.y_shape)
+    check_countable("max_pool2d_grad", gy=g.y_shape, x=g.x_shape)
     winners = index if index.dtype == INDEX else index.astype(np.int64)
     gx, bad = empty(g.x_shape, like=gy), module_of(gy).zeros(1, np.int32)
     kernel = f"max_pool2d_grad<{number(gy)}, {INDICES[index.dtype != INDEX]}, {_constant(g)}>"
@@ -90,6 +92,7 @@ def avg_pool2d_cuda(
 ) -> Array:
     """`avg_pool2d`, window by window."""
     g = pool_geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
+    check_countable("avg_pool2d", x=g.x_shape, y=g.y_shape)
     y = empty(g.y_shape, like=x)
     threads = over_rows(g.N * g.C * g.OH, g.OW)
     source.launch(f"avg_pool2d<{number(x)}>", *threads, x, y, _fields(g), count_include_pad)
@@ -110,6 +113,7 @@ def avg_pool2d_grad_cuda(
     """`avg_pool2d_grad`, input pixel by input pixel."""
     g = pool_geometry(x_shape, kernel_size, stride, padding, 1, ceil_mode)
     check_shape("avg_pool2d_grad", "gy", gy.shape, g.y_shape)
+    check_countable("avg_pool2d_grad", gy=g.y_shape, x=g.x_shape)
     gx = empty(g.x_shape, like=gy)
     kernel = f"avg_pool2d_grad<{number(gy)}, {_constant(g)}>"
     source.launch(kernel, *over_rows(g.N * g.C * g.H, g.W), gy, gx, _fields(g), count_include_pad)

@@ -12,8 +12,10 @@ from backends import needs_emulator
 from geometry import normal
 from minifcn_kernels.conv2d import gpu
 from minifcn_kernels.conv2d.contract import conv_geometry
+from minifcn_kernels.cuda import grid
 from minifcn_kernels.cuda.emulator import emulation
 from minifcn_kernels.cuda.grid import THREADS, over_rows
+from minifcn_kernels.cuda.samples import KERNELS, samples
 from minifcn_kernels.dispatch import Policy, use_policy
 
 
@@ -58,9 +60,29 @@ def test_what_has_few_filters_to_a_group_is_computed_output_by_output():
     assert chosen(np.float32, (4, 128, 56, 56), (5, 128, 3, 3)) == "direct"
 
 
-def test_arrays_that_are_too_large_to_count_in_an_int_are_refused():
-    with pytest.raises(ValueError, match=re.escape("y of shape (1, 64, 65536, 1024) has 2³¹ elements or more")):
-        gpu.check_sizes(geometry((1, 1, 65536, 1024), (64, 1, 3, 3)))
+def test_what_has_elements_that_an_int_cannot_count_is_refused():
+    grid.check_countable("fuse", coarse=(1, 1, 1, 1), fine=(1, 32, 8192, 8191))
+    with pytest.raises(ValueError, match=re.escape("fuse: fine of shape (1, 32, 8192, 8192) has 2³¹ elements or more")):
+        grid.check_countable("fuse", coarse=(1, 1, 1, 1), fine=(1, 32, 8192, 8192))
+
+
+@needs_emulator
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_counts_its_elements_before_it_runs(name, monkeypatch):
+    call, *_ = samples(name)
+    largest = max(array.size for array in (*call.arguments, *call.run("numpy")) if isinstance(array, np.ndarray))
+    monkeypatch.setattr(grid, "INDICES", largest + 1)
+    call.run("emulator")
+    monkeypatch.setattr(grid, "INDICES", largest)
+    with pytest.raises(ValueError, match=f"{name}: .* elements or more"):
+        call.run("emulator")
+
+
+def test_winograd_is_not_chosen_where_it_would_have_more_elements_than_an_int_can_count():
+    heavy = (1, 2048, 512, 512), (2048, 2048, 3, 3)
+    assert chosen(np.float32, *heavy) == "winograd"
+    assert chosen(np.float32, (1, 7800, 32, 32), (7800, 7800, 3, 3)) == "direct"  # transformed filters: 36·7800²
+    assert chosen(np.float32, (1, 2048, 900, 900), (2048, 2048, 3, 3)) == "direct"  # their gradient in 28 chunks
 
 
 @needs_emulator
