@@ -117,6 +117,8 @@ def _runs(target: str, arguments: list[str]) -> list[Run]:
         return [Script(target, arguments)]
     if target not in KERNELS:
         raise ValueError(f"there is no kernel {target!r}; choose one of {', '.join(KERNELS)}, or name a script.py")
+    if arguments:
+        raise ValueError(f"{target} is a kernel and takes no arguments, got {' '.join(arguments)}; a script would")
     return list(samples(target))
 
 

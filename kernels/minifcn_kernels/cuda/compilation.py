@@ -101,9 +101,11 @@ def _with_nvrtc(text: str, options: list[str]) -> str:
 
 def missing() -> str | None:
     """Return what is missing to compile for GPUs, and how to mend it; None if nothing is."""
-    if shutil.which("nvcc") or _nvrtc_libraries():
-        return None
-    return "compiling for GPUs needs nvcc, or NVRTC: pip install nvidia-cuda-nvrtc"
+    if not shutil.which("nvcc") and not _nvrtc_libraries():
+        return "compiling for GPUs needs nvcc, or NVRTC: pip install nvidia-cuda-nvrtc"
+    if not shutil.which("c++filt"):
+        return "reading a compiler's report needs c++filt; install it (Debian, Ubuntu: apt install binutils)"
+    return None
 
 
 def _nvrtc_libraries() -> list[Path]:
@@ -116,7 +118,10 @@ def _load_nvrtc() -> ctypes.CDLL:
     reason = missing()
     if reason is not None:
         raise RuntimeError(reason)
-    return ctypes.CDLL(str(_nvrtc_libraries()[0]))
+    library = _nvrtc_libraries()[0]
+    for builtins in library.parent.glob("libnvrtc-builtins.so.*"):  # which not every version looks for beside itself
+        ctypes.CDLL(str(builtins))
+    return ctypes.CDLL(str(library))
 
 
 def _costs(log: str) -> Iterator[tuple[str, tuple[int, int, int]]]:

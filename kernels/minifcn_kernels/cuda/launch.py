@@ -46,6 +46,8 @@ class CudaSource:
     """
 
     def __init__(self, path: Path, kernels: Sequence[str], from_sm_80: Sequence[str] = ()) -> None:
+        if isinstance(kernels, str):
+            raise TypeError(f"{path.name}: kernels must be a list of names, got the string {kernels!r}")
         self.path = path.resolve()
         self.kernels = tuple(kernels)
         self.from_sm_80 = tuple(from_sm_80)
@@ -179,6 +181,8 @@ def _check_arrays(where: str, arrays: list[tuple[Parameter, Any]]) -> None:
             raise TypeError(f"{where}: {parameter.name} is {parameter.type}, got an array of {array.dtype}")
         if not array.flags.c_contiguous:
             raise ValueError(f"{where}: {parameter.name} must be C-contiguous")
+        if isinstance(array, np.ndarray) and not parameter.const and not array.flags.writeable:
+            raise ValueError(f"{where}: {parameter.name} is written to, but the array is read-only")
     device.check_same(where, [(p.name, a) for p, a in arrays])
     spans = [(p, *device.span(array)) for p, array in arrays]
     for written, start, end in spans:
@@ -207,7 +211,7 @@ def _check_limits(
         )
     if any(g > most for g, most in zip(grid, limits.grid, strict=True)):
         raise ValueError(f"{where}: a grid of {grid} blocks; {limits.name} takes at most {limits.grid}")
-    if not 0 <= shared_bytes <= limits.shared_bytes:
+    if not isinstance(shared_bytes, int | np.integer) or not 0 <= shared_bytes <= limits.shared_bytes:
         raise ValueError(
             f"{where}: {shared_bytes} bytes of dynamic shared memory; a block on {limits.name} can have "
             f"{limits.shared_bytes}"

@@ -75,7 +75,7 @@ def parameters(text: str, kernel: str) -> tuple[Parameter, ...]:
     """Return the parameters of ``kernel``, a name or an instantiation such as ``"conv2d<float, 64>"``, in ``text``.
 
     Raises:
-        ValueError: no such kernel, or a parameter of another kind than those above.
+        ValueError: no such kernel, a template without its arguments, or a parameter of another kind than those above.
     """
     text = _without_comments(text)
     name, _, given = kernel.partition("<")
@@ -83,6 +83,10 @@ def parameters(text: str, kernel: str) -> tuple[Parameter, ...]:
     if found is None:
         raise ValueError(f"there is no `__global__ void {name}(…)`")
     template, declared = found.groups()
+    if template is not None and "<" not in kernel:
+        raise ValueError(
+            f"it is a template; name an instantiation, such as `{name}<float>` for `template <typename T>`"
+        )
     types = _type_arguments(template, given.rstrip("> "))
     return tuple(_parameter(text, p.strip(), types) for p in declared.split(",") if p.strip())
 

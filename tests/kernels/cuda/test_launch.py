@@ -13,7 +13,7 @@ import pytest
 import minifcn_kernels as kernels
 from backends import needs_emulator
 from minifcn_kernels.cuda import device
-from minifcn_kernels.cuda.emulator import emulation
+from minifcn_kernels.cuda.emulator import MODES, emulation
 from minifcn_kernels.cuda.emulator.library import KernelError
 from minifcn_kernels.cuda.launch import CompileError, CudaSource, empty, use_tf32
 from minifcn_kernels.cuda.signature import parameters
@@ -21,7 +21,7 @@ from minifcn_kernels.cuda.signature import parameters
 pytestmark = needs_emulator
 
 PATH = Path(__file__).with_name("launched.cu")
-NAMES = ("axpb<float, 1>", "axpb<double, 1>", "transpose", "types", "shared", "roomy", "beside", "nothing")
+NAMES = ("axpb", "axpb<float, 1>", "axpb<double, 1>", "transpose", "types", "shared", "roomy", "beside", "nothing")
 
 
 @pytest.fixture
@@ -80,7 +80,8 @@ X = np.zeros(8, np.float32)
 @pytest.mark.parametrize(
     ("kernel", "grid", "block", "arguments", "options", "error", "message"),
     [
-        ("axpb<float, 2>", 1, 1, (), {}, ValueError, "'axpb<float, 2>' is none of its kernels (axpb<float, 1>, "),
+        ("axpb<float, 2>", 1, 1, (), {}, ValueError, "'axpb<float, 2>' is none of its kernels (axpb, axpb<float, 1>, "),
+        ("axpb", 1, 1, (), {}, ValueError, "axpb: it is a template; name an instantiation, such as `axpb<float>`"),
         ("beside", 1, 1, (), {}, TypeError, "beside takes 1 arguments (y), got 0"),
         ("axpb<float, 1>", 1, 1, (1, X, 0, X.copy(), 2**31), {}, ValueError, "n is int, which cannot hold 2147483648"),
         ("axpb<float, 1>", 1, 1, (1, X, 0, X.copy(), 8.0), {}, TypeError, "n is int, got 8.0"),
@@ -89,6 +90,7 @@ X = np.zeros(8, np.float32)
         ("axpb<float, 1>", 1, 1, (1, 2, 0, X, 8), {}, TypeError, "x must be a NumPy or CuPy array, got int"),
         ("axpb<double, 1>", 1, 1, (1, X, 0, X, 8), {}, TypeError, "x is const double*, got an array of float32"),
         ("beside", 1, 1, (X[::2],), {}, ValueError, "y must be C-contiguous"),
+        ("beside", 1, 1, (np.broadcast_to(X, 8),), {}, ValueError, "y is written to, but the array is read-only"),
         ("nothing", 1, 1, (1,), {}, TypeError, "takes no array, so there is no telling where it should run"),
         (
             "beside",
@@ -113,6 +115,7 @@ X = np.zeros(8, np.float32)
         ),
         ("beside", 1, 1.0, (X,), {}, ValueError, "block must be one to three ints"),
         ("beside", 1, 1, (X,), {"shared_bytes": 164 << 10}, ValueError, "167936 bytes of dynamic shared memory"),
+        ("beside", 1, 1, (X,), {"shared_bytes": 4.0}, ValueError, "4.0 bytes of dynamic shared memory"),
         (
             "transpose",
             1,
@@ -140,6 +143,22 @@ def test_what_the_compiled_kernel_leaves_no_room_for_is_refused(source, cuda):
         ValueError, match="1024 bytes of static and 65536 of dynamic shared memory; a block on a fake GPU"
     ):
         source.launch("shared", 1, 8, x, shared_bytes=64 << 10)
+
+
+def test_the_kernels_of_a_source_are_given_as_a_list():
+    with pytest.raises(
+        TypeError, match=re.escape("launched.cu: kernels must be a list of names, got the string 'shared'")
+    ):
+        CudaSource(PATH, "shared")
+
+
+def test_a_kernel_has_no_shared_memory_but_its_own(tmp_path):
+    kernel = "__global__ void %s(float* y) { __shared__ float tile[8000]; tile[0] = 1; y[0] = tile[0]; }\n"
+    path = tmp_path / "two.cu"
+    path.write_text(kernel % "one" + kernel % "other")  # 32,000 bytes each; 48 KB is what a kernel can have
+    for mode in MODES:
+        with emulation(mode):
+            CudaSource(path, ["one"]).launch("one", 1, 1, X.copy())
 
 
 def test_static_and_dynamic_shared_memory_have_to_fit_together(source):

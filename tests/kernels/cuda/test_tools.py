@@ -75,6 +75,8 @@ def test_what_is_no_kernel_is_refused_by_name(tool, capsys):
     assert f"{tool}: there is no kernel 'conv'; choose one of avg_pool2d, " in capsys.readouterr().err
     assert tools.main([tool, "absent.py"]) == 2
     assert "there is no script absent.py" in capsys.readouterr().err
+    assert tools.main([tool, "crop", "4", "5"]) == 2
+    assert f"{tool}: crop is a kernel and takes no arguments, got 4 5; a script would" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -24,6 +24,9 @@ _COMMON = ["-std=c++17", "-fPIC", "-Wall", "-fno-gnu-unique"]  # unique: librari
 _MACHINE = ["-O2", "-g", "-U_FORTIFY_SOURCE"]  # fortified, longjmp refuses to leave one stack for another
 # In DWARF 5, addr2line (binutils 2.40) takes an included file for the one that includes it; hence version 4 below.
 _KERNEL = ["-fno-extern-tls-init", "-Wno-unknown-pragmas", "-Wno-unused"]
+# A library has the shared memory of its own kernel, not of all in the file: what the entry does not reach is left out.
+_KERNEL += ["-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"]
+_LINK = ["-shared", "-Wl,--gc-sections", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN"]  # some kernels need no machine
 _MODES = {
     "fast": ["-O2"],
     "check": ["-O1", "-gdwarf-4", "-fsanitize=thread", "-fsanitize=bounds,alignment,integer-divide-by-zero"],
@@ -57,13 +60,13 @@ def build_kernel(source: Path, kernel: str, types: tuple[str, ...], mode: str) -
     entry = _entry(source if mode == "debug" else Path(source.name), kernel, types)
     flags = [*_COMMON, *_KERNEL, *_MODES[mode]]
     machine = _build_machine()
-    path = _folder() / f"{source.stem}-{_key([source, *beside(source), *_sources()], [entry, *flags])}.so"
+    path = _folder() / f"{source.stem}-{_key([source, *beside(source), *_sources()], [entry, *flags, *_LINK])}.so"
     if not _is_whole(path):
         with _workplace() as folder:
             (folder / "entry.cpp").write_text(entry)
             includes: list[str | Path] = ["-include", HERE / "dialect.h", "-I", HEADERS, "-I", source.parent]
             _compile([*flags, *includes, "-c", folder / "entry.cpp", "-o", folder / "entry.o"])
-            _compile(["-shared", folder / "entry.o", machine, "-Wl,-rpath,$ORIGIN", "-o", folder / "library"])
+            _compile([*_LINK, folder / "entry.o", machine, "-o", folder / "library"])
             _put(folder / "library", path)
     return path
 
@@ -77,7 +80,7 @@ def _entry(included: Path, kernel: str, types: tuple[str, ...]) -> str:
     return f"""#include "{included}"
 #include <type_traits>
 static_assert(std::is_same_v<decltype(&{kernel}), void (*)({", ".join(types)})>, "the launcher misread the parameters");
-extern "C" NOT_CHECKED void emulator_entry(void** arguments) {{ {kernel}({arguments}); }}
+extern "C" EXPORTED NOT_CHECKED void emulator_entry(void** arguments) {{ {kernel}({arguments}); }}
 """
 
 

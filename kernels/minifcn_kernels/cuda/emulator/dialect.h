@@ -26,6 +26,7 @@
 
 // Memory accesses of the machine itself, on behalf of a kernel, are not the kernel's.
 #define NOT_CHECKED __attribute__((no_sanitize("thread")))
+#define EXPORTED __attribute__((visibility("default")))
 
 // ---- Built-in variables and types
 #define threadIdx (emulator::registers.thread_index)
