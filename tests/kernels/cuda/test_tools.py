@@ -259,7 +259,8 @@ def test_compile_reports_registers_and_spills(tmp_path, compiler, monkeypatch):
     if not there:
         pytest.skip(f"{compiler} is not installed")
     if compiler == "nvrtc":
-        monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+        which = shutil.which
+        monkeypatch.setattr(compilation.shutil, "which", lambda name: None if name == "nvcc" else which(name))
     path = tmp_path / "costly.cu"
     path.write_text(COSTLY)
     source = CudaSource(path, ["costly<4>", "costly<120>"])
