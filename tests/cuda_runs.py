@@ -88,6 +88,7 @@ PRODUCTS = [
     *three_sums((1, 70, 5, 5), (66, 70, 3, 3)),  # 128, pixel by pixel
     *three_sums((1, 610, 3, 5), (6, 610, 1, 1)),  # sums long enough to be cut into parts, the last one shorter
     *three_sums((1, 6, 3, 5), (610, 6, 1, 1)),
+    *three_sums((0, 610, 3, 5), (6, 610, 1, 1)),  # as many parts, of no outputs
     *three_sums((1, 5, 26, 26), (6, 5, 3, 3), padding=1),
     partial(convolution, "conv2d", (1, 3, 5, 5), (4, 3, 2, 2), infinite=True),
     *three_sums((1, 610, 3, 5), (6, 610, 1, 1), DOUBLE),

@@ -358,7 +358,7 @@ def sum_of_parts(partial: Array, b: Array | None) -> Array:
         return partial[0]
     bias = module_of(partial).zeros(1, partial.dtype) if b is None else b
     out = empty(partial.shape[1:], like=partial)
-    plane = out[0, 0].size if b is not None else out.size
+    plane = prod(out.shape[2:]) if b is not None else out.size
     kernel = f"conv2d_sum_parts<{number(out)}>"
     arguments = partial, bias, out, out.size, len(partial), plane, bias.size
     products.launch(kernel, ceil_div(out.size, 32), (32, 8), *arguments)
