@@ -9,19 +9,20 @@ multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
 There are two of them. `tile` is the one just described; `dot_tile` multiplies vectors by vectors, for a product whose
-long sum runs along the memory. Two helpers bring what they read into place: `move_vector` and `interleave`.
+long sum runs along the memory. Three helpers bring what they read into place: `move_vector`, `interleave` and
+`prefetch`.
 
 No compiler makes this from loops reliably, so this file, and this file alone, writes LLVM's intermediate code.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llvmlite.binding
 import numba
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 
@@ -65,6 +66,9 @@ def tile(
     c: Any,
     c_first: Any,
     c_step: Any,
+    fresh: Any = None,
+    bias: Any = None,
+    bias_first: Any = None,
 ) -> Any:
     """Add a product to a tile of ``c``, ``c[m, v] += Σ_d a[m, d] · b[d, v]``, whose operands lie scattered in memory::
 
@@ -76,83 +80,67 @@ def tile(
 
     ``depth`` and ``rows`` are at least 1. If ``rows`` is below `ROWS`, the rows of a from there on are not read, and
     those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked.
-    """
-    signature = types.void(
-        depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
-    )
-    integer = ir.IntType(64)
 
-    def constant(value: int) -> ir.Constant:
-        return ir.Constant(integer, value)
+    The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: the sums of row m
+    begin with ``bias[bias_first + m]``, for the same rows.
+    """
+    missing = types.none, types.none, types.none
+    start_types = missing if fresh is None else (fresh, bias, bias_first)
+    signature = types.void(
+        *(depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
+        *start_types,
+    )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         def pointer(position: int) -> Any:
-            array = context.make_array(signature.args[position])(context, builder, arguments[position])
-            return array.data
+            return _data(context, builder, signature.args[position], arguments[position])
 
-        element = context.get_data_type(signature.args[2].dtype)
-        item_bytes = context.get_abi_sizeof(element)
-        lanes = VECTOR_BYTES // item_bytes
-        vector = ir.VectorType(element, lanes)
-        undefined = ir.Constant(vector, ir.Undefined)
-        first_lane_everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        depth, rows, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step = arguments
+        element, lanes, vector, item_bytes = _vector_type(context, signature.args[2])
+        depth, rows, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
 
         def advance(base: Any, count: Any) -> Any:
             return builder.gep(base, [count], source_etype=element)
 
-        def integer_at(base: Any, index: Any) -> Any:
-            return builder.load(builder.gep(base, [index], source_etype=integer), typ=integer)
-
         def vector_at(base: Any, v: int) -> Any:
-            return builder.bitcast(advance(base, constant(v * lanes)), vector.as_pointer())
+            return builder.bitcast(advance(base, _integer(v * lanes)), vector.as_pointer())
 
-        # Where the rows of a and of c begin. Rows of a beyond the last repeat the last.
-        last_row = builder.sub(rows, constant(1))
-        a_rows, c_rows = [], []
-        for m in range(ROWS):
-            inside = builder.icmp_signed("<", constant(m), last_row)
-            row = builder.select(inside, constant(m), last_row)
-            a_rows.append(advance(pointer(2), builder.add(a_first, builder.mul(row, a_step))))
-            c_rows.append(advance(pointer(10), builder.add(c_first, builder.mul(constant(m), c_step))))
+        def everywhere(place: Any) -> Any:
+            """Load a number into all lanes of a vector."""
+            undefined = ir.Constant(vector, ir.Undefined)
+            alone = builder.insert_element(undefined, builder.load(place, typ=element), ir.Constant(ir.IntType(32), 0))
+            return builder.shuffle_vector(
+                alone, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            )
+
+        # Where the rows of a and of c begin.
+        row = _clamped_rows(builder, rows)
+        a_rows = [advance(pointer(2), builder.add(a_first, builder.mul(row[m], a_step))) for m in range(ROWS)]
+        c_rows = [advance(pointer(10), builder.add(c_first, builder.mul(_integer(m), c_step))) for m in range(ROWS)]
         a_offsets, b_offsets = pointer(5), pointer(9)
         b_starts = [
-            advance(pointer(6), integer_at(pointer(7), builder.add(first_start, constant(v)))) for v in range(VECTORS)
+            advance(pointer(6), _integer_at(builder, pointer(7), builder.add(first_start, _integer(v))))
+            for v in range(VECTORS)
         ]
-        tile_positions = [(m, v) for m in range(ROWS) for v in range(VECTORS)]
-        start = [builder.load(vector_at(c_rows[m], v), typ=vector, align=item_bytes) for m, v in tile_positions]
 
-        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        d = builder.phi(integer)
-        d.add_incoming(constant(0), before)
-        sums = [builder.phi(vector) for _ in tile_positions]
-        for total, first in zip(sums, start, strict=True):
-            total.add_incoming(first, before)
+        def old_sums() -> list[Any]:
+            places = [vector_at(c_rows[m], v) for m in range(ROWS) for v in range(VECTORS)]
+            return [builder.load(place, typ=vector, align=item_bytes) for place in places]
 
-        a_offset, b_offset = integer_at(a_offsets, d), integer_at(b_offsets, d)
-        b_vectors = [
-            builder.load(vector_at(advance(start, b_offset), 0), typ=vector, align=item_bytes) for start in b_starts
-        ]
-        new_sums = []
-        for m in range(ROWS):
-            number = builder.load(advance(a_rows[m], a_offset), typ=element)
-            alone = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-            everywhere = builder.shuffle_vector(alone, undefined, first_lane_everywhere)
-            for v in range(VECTORS):
-                # "contract" makes one fused multiply-add of the two, and allows nothing else.
-                product = builder.fmul(everywhere, b_vectors[v], flags=("contract",))
-                new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
-        next_d = builder.add(d, constant(1))
-        d.add_incoming(next_d, loop)
-        for total, new in zip(sums, new_sums, strict=True):
-            total.add_incoming(new, loop)
-        builder.cbranch(builder.icmp_signed("<", next_d, depth), loop, after)
+        def fresh_sums() -> list[Any]:
+            first = [everywhere(advance(pointer(14), builder.add(bias_first, row[m]))) for m in range(ROWS)]
+            return [first[m] for m in range(ROWS) for _ in range(VECTORS)]
 
-        builder.position_at_end(after)
-        for (m, v), new in zip(tile_positions, new_sums, strict=True):
-            builder.store(new, vector_at(c_rows[m], v), align=item_bytes)
+        def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
+            a_offset, b_offset = _integer_at(builder, a_offsets, d), _integer_at(builder, b_offsets, d)
+            places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
+            b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
+            return lambda m: everywhere(advance(a_rows[m], a_offset)), b_vectors
+
+        may_be_fresh = signature.args[13] is not types.none
+        start = _either(builder, fresh, fresh_sums, old_sums) if may_be_fresh else old_sums()
+        sums = _accumulate(builder, depth, start, operands)
+        for position, total in enumerate(sums):
+            builder.store(total, vector_at(c_rows[position // VECTORS], position % VECTORS), align=item_bytes)
         return context.get_dummy_value()
 
     return signature, generate
@@ -182,76 +170,100 @@ def dot_tile(
     sums, one for each lane, until all is added up. Arrays are those of `tile`; depth is at least 1; nothing is checked.
     """
     signature = types.void(depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, c, c_first, c_step)
-    integer = ir.IntType(64)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         depth, a, a_first, a_step, b, starts, first_start, offsets, c, c_first, c_step = arguments
         _, a_type, _, _, b_type, starts_type, _, offsets_type, c_type, _, _ = signature.args
 
-        def constant(value: int) -> ir.Constant:
-            return ir.Constant(integer, value)
-
         def vector_at(array_type: Any, array: Any, index: Any) -> Any:
             place, vector, item_bytes = _place(context, builder, array_type, array, index)
             return builder.load(place, typ=vector, align=item_bytes)
 
-        def integer_at(array_type: Any, array: Any, index: Any) -> Any:
-            data = context.make_array(array_type)(context, builder, array).data
-            return builder.load(builder.gep(data, [index], source_etype=integer), typ=integer)
+        element, lanes, vector, _ = _vector_type(context, a_type)
+        a_rows = [builder.add(a_first, builder.mul(_integer(m), a_step)) for m in range(ROWS)]
+        starts, offsets = (
+            _data(context, builder, *table) for table in ((starts_type, starts), (offsets_type, offsets))
+        )
+        b_starts = [_integer_at(builder, starts, builder.add(first_start, _integer(v))) for v in range(VECTORS)]
 
-        element = context.get_data_type(a_type.dtype)
-        lanes = VECTOR_BYTES // context.get_abi_sizeof(element)
-        vector = ir.VectorType(element, lanes)
-        zero = ir.Constant(vector, [0.0] * lanes)
-        a_rows = [builder.add(a_first, builder.mul(constant(m), a_step)) for m in range(ROWS)]
-        b_starts = [integer_at(starts_type, starts, builder.add(first_start, constant(v))) for v in range(VECTORS)]
+        def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
+            a_offset, b_offset = builder.mul(d, _integer(lanes)), _integer_at(builder, offsets, d)
+            b_vectors = [vector_at(b_type, b, builder.add(start, b_offset)) for start in b_starts]
+            return lambda m: vector_at(a_type, a, builder.add(a_rows[m], a_offset)), b_vectors
 
-        before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        d = builder.phi(integer)
-        d.add_incoming(constant(0), before)
-        sums = [builder.phi(vector) for _ in range(ROWS * VECTORS)]
-        for total in sums:
-            total.add_incoming(zero, before)
-        b_offset, a_offset = integer_at(offsets_type, offsets, d), builder.mul(d, constant(lanes))
-        b_vectors = [vector_at(b_type, b, builder.add(start, b_offset)) for start in b_starts]
-        new_sums = []
+        zeros = [ir.Constant(vector, [0.0] * lanes)] * (ROWS * VECTORS)
+        sums = _accumulate(builder, depth, zeros, operands)
+        c_data = _data(context, builder, c_type, c)
         for m in range(ROWS):
-            a_vector = vector_at(a_type, a, builder.add(a_rows[m], a_offset))
+            row = builder.add(c_first, builder.mul(_integer(m), c_step))
             for v in range(VECTORS):
-                product = builder.fmul(a_vector, b_vectors[v], flags=("contract",))
-                new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
-        next_d = builder.add(d, constant(1))
-        d.add_incoming(next_d, loop)
-        for total, new in zip(sums, new_sums, strict=True):
-            total.add_incoming(new, loop)
-        builder.cbranch(builder.icmp_signed("<", next_d, depth), loop, after)
-
-        builder.position_at_end(after)
-        c_data = context.make_array(c_type)(context, builder, c).data
-        for m in range(ROWS):
-            row = builder.add(c_first, builder.mul(constant(m), c_step))
-            for v in range(VECTORS):
-                place = builder.gep(c_data, [builder.add(row, constant(v))], source_etype=element)
-                total = _sum_of_lanes(builder, new_sums[m * VECTORS + v])
+                place = builder.gep(c_data, [builder.add(row, _integer(v))], source_etype=element)
+                total = _sum_of_lanes(builder, sums[m * VECTORS + v])
                 builder.store(builder.fadd(builder.load(place, typ=element), total), place)
         return context.get_dummy_value()
 
     return signature, generate
 
 
+def _accumulate(
+    builder: ir.IRBuilder,
+    depth: Any,
+    start: list[Any],
+    operands: Callable[[Any], tuple[Callable[[int], Any], list[Any]]],
+) -> list[Any]:
+    """Emit the loop ``for d in range(depth): sums[m, v] += a[m] · b[v]``, and return the sums, row by row.
+
+    Args:
+        start: the sums' first values.
+        operands: emits what step d loads; returns a function that emits row m of a, and the vectors of b.
+    """
+    before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    d = builder.phi(ir.IntType(64))
+    d.add_incoming(_integer(0), before)
+    sums = [builder.phi(first.type) for first in start]
+    for total, first in zip(sums, start, strict=True):
+        total.add_incoming(first, before)
+
+    a, b = operands(d)
+    new_sums = []
+    for m in range(ROWS):
+        a_row = a(m)
+        for v in range(VECTORS):
+            # "contract" makes one fused multiply-add of the two, and allows nothing else.
+            product = builder.fmul(a_row, b[v], flags=("contract",))
+            new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
+    next_d = builder.add(d, _integer(1))
+    d.add_incoming(next_d, loop)
+    for total, new in zip(sums, new_sums, strict=True):
+        total.add_incoming(new, loop)
+    builder.cbranch(builder.icmp_signed("<", next_d, depth), loop, after)
+    builder.position_at_end(after)
+    return new_sums
+
+
+def _either(builder: ir.IRBuilder, condition: Any, one: Callable[[], Any], other: Callable[[], Any]) -> list[Any]:
+    """Emit ``one() if condition else other()`` for two that emit lists of values."""
+    with builder.if_else(condition) as (then, otherwise):
+        with then:
+            ones, one_block = one(), builder.block
+        with otherwise:
+            others, other_block = other(), builder.block
+    values = [builder.phi(value.type) for value in ones]
+    for value, from_one, from_other in zip(values, ones, others, strict=True):
+        value.add_incoming(from_one, one_block)
+        value.add_incoming(from_other, other_block)
+    return values
+
+
 def _sum_of_lanes(builder: ir.IRBuilder, vector: Any) -> Any:
     """Add the upper half of a vector to the lower until a single number is left."""
-    index = ir.IntType(32)
     while vector.type.count > 1:
         half = vector.type.count // 2
-        lower, upper = (
-            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(index, half), list(lanes)))
-            for lanes in (range(half), range(half, 2 * half))
-        )
+        lower, upper = (_shuffle(builder, vector, vector, lanes) for lanes in (range(half), range(half, 2 * half)))
         vector = builder.fadd(lower, upper)
-    return builder.extract_element(vector, ir.Constant(index, 0))
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -270,37 +282,92 @@ def move_vector(typing_context: Any, target: Any, to: Any, source: Any, first: A
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def interleave(typing_context: Any, target: Any, to: Any, source: Any, first: Any, step: Any) -> Any:
-    """target[to + l·ROWS + m] = source[first + m·step + l] for l < lanes, m < `ROWS`: columns of a tile's left side.
+def interleave(
+    typing_context: Any, target: Any, to: Any, to_step: Any, source: Any, first: Any, step: Any, rows: Any
+) -> Any:
+    """target[to + l·to_step + m] = source[first + m·step + l] for l < lanes, m < `ROWS`: turns rows into columns.
 
-    Two flat arrays of one float dtype. Nothing is checked.
+    Two flat arrays of one float dtype. As in `tile`, rows of the source from ``rows`` on are not read, and what is
+    written for them has no meaning. Nothing is checked.
     """
-    signature = types.void(target, to, source, first, step)
+    signature = types.void(target, to, to_step, source, first, step, rows)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, to, _, first, step = arguments
-        rows = []
-        for m in range(ROWS):
-            row = builder.add(first, builder.mul(ir.Constant(ir.IntType(64), m), step))
-            place, vector, item_bytes = _place(context, builder, signature.args[2], arguments[2], row)
-            rows.append(builder.load(place, typ=vector, align=item_bytes))
+        _, to, to_step, _, first, step, rows = arguments
+        vectors = []
+        for row in _clamped_rows(builder, rows):
+            index = builder.add(first, builder.mul(row, step))
+            place, vector, item_bytes = _place(context, builder, signature.args[3], arguments[3], index)
+            vectors.append(builder.load(place, typ=vector, align=item_bytes))
         # Shuffle like a deck of cards, half with half, until a single vector as long as all is left.
-        while len(rows) > 1:
-            half, length = len(rows) // 2, rows[0].type.count
+        while len(vectors) > 1:
+            half, length = len(vectors) // 2, vectors[0].type.count
             order = [card for first in range(length) for card in (first, length + first)]
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), 2 * length), order)
-            rows = [builder.shuffle_vector(rows[m], rows[m + half], mask) for m in range(half)]
-        place, _, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
-        builder.store(rows[0], builder.bitcast(place, rows[0].type.as_pointer()), align=item_bytes)
+            vectors = [_shuffle(builder, vectors[m], vectors[m + half], order) for m in range(half)]
+        for column in range(vectors[0].type.count // ROWS):
+            numbers = _shuffle(builder, vectors[0], vectors[0], range(column * ROWS, (column + 1) * ROWS))
+            index = builder.add(to, builder.mul(_integer(column), to_step))
+            place, _, item_bytes = _place(context, builder, signature.args[0], arguments[0], index)
+            builder.store(numbers, builder.bitcast(place, numbers.type.as_pointer()), align=item_bytes)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _place(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> tuple[Any, Any, int]:
-    """Return a pointer to the vector that begins at ``array[index]``, that vector's type and the bytes of a number."""
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing_context: Any, source: Any, index: Any) -> Any:
+    """Ask for the cache line of ``source[index]``, of a flat array, and do not wait for it. The index may be any."""
+    signature = types.void(source, index)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        place, _, _ = _place(context, builder, signature.args[0], arguments[0], arguments[1])
+        small, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        ask = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer, small, small, small]), "llvm.prefetch.p0"
+        )
+        # To read (0), into the first-level cache (3), of data (1).
+        builder.call(ask, [builder.bitcast(place, pointer), *(ir.Constant(small, flag) for flag in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _integer(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _integer_at(builder: ir.IRBuilder, data: Any, index: Any) -> Any:
+    """Load ``data[index]``, of integers."""
+    integer = ir.IntType(64)
+    return builder.load(builder.gep(data, [index], source_etype=integer), typ=integer)
+
+
+def _clamped_rows(builder: ir.IRBuilder, rows: Any) -> list[Any]:
+    """Return the numbers of a tile's rows, where those from ``rows`` on repeat the last."""
+    last = builder.sub(rows, _integer(1))
+    inside = [builder.icmp_signed("<", _integer(m), last) for m in range(ROWS)]
+    return [builder.select(inside[m], _integer(m), last) for m in range(ROWS)]
+
+
+def _shuffle(builder: ir.IRBuilder, one: Any, other: Any, order: Sequence[int]) -> Any:
+    """Make a vector of the numbers of two, of which the second's are counted on from the first's."""
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), list(order)))
+
+
+def _data(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any) -> Any:
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def _vector_type(context: Any, array_type: Any) -> tuple[Any, int, Any, int]:
+    """Return the type of an array's numbers, how many of them a vector has, its type, and the bytes of a number."""
     element = context.get_data_type(array_type.dtype)
     item_bytes = context.get_abi_sizeof(element)
-    vector = ir.VectorType(element, VECTOR_BYTES // item_bytes)
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index], source_etype=element), vector.as_pointer()), vector, item_bytes
+    lanes = VECTOR_BYTES // item_bytes
+    return element, lanes, ir.VectorType(element, lanes), item_bytes
+
+
+def _place(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> tuple[Any, Any, int]:
+    """Return a pointer to the vector that begins at ``array[index]``, that vector's type and the bytes of a number."""
+    element, _, vector, item_bytes = _vector_type(context, array_type)
+    place = builder.gep(_data(context, builder, array_type, array), [index], source_etype=element)
+    return builder.bitcast(place, vector.as_pointer()), vector, item_bytes

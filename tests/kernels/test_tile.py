@@ -47,6 +47,45 @@ def test_a_tile_is_a_matrix_product_of_scattered_operands(dtype, seed, depth, ro
 
 
 @numba.njit
+def run_fresh_tile(out, fresh, rows, a, a_offsets, b, b_starts, b_offsets, bias, bias_first):
+    depth, width = len(a_offsets), VECTORS * VECTOR_BYTES // out.itemsize
+    tile(depth, rows, a, 0, 1, a_offsets, b, b_starts, 0, b_offsets, out, 0, width, fresh, bias, bias_first)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=SEEDS, depth=st.integers(1, 20), rows=st.integers(1, ROWS), bias_first=st.integers(0, 3))
+def test_a_fresh_tile_begins_with_the_bias_of_its_rows_and_another_with_what_is_there(
+    dtype, seed, depth, rows, bias_first
+):
+    width = VECTORS * VECTOR_BYTES // np.dtype(dtype).itemsize
+    a, b, c = (
+        whole(seed, (depth, ROWS), dtype),
+        whole(seed + 1, (depth, width), dtype),
+        whole(seed + 2, (ROWS, width), dtype),
+    )
+    # What follows the bias of the last row must not be read, nor what is in a fresh tile.
+    bias = whole(seed + 3, bias_first + rows, dtype)
+    step, starts = np.arange(depth), np.arange(VECTORS) * (width // VECTORS)
+    for fresh in (False, True):
+        first = np.where(fresh, bias[bias_first:, None], c[:rows])
+        sums = np.full_like(c, np.nan) if fresh else c.copy()
+        run_fresh_tile(
+            sums.reshape(-1),
+            fresh,
+            rows,
+            a.reshape(-1),
+            step * ROWS,
+            b.reshape(-1),
+            starts,
+            step * width,
+            bias,
+            bias_first,
+        )
+        np.testing.assert_array_equal(sums[:rows], first + a[:, :rows].T @ b)
+        assert not np.isnan(sums).any()
+
+
+@numba.njit
 def run_dot_tile(out, depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, c_first, c_step):
     dot_tile(depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, out, c_first, c_step)
 
@@ -73,20 +112,26 @@ def test_a_dot_tile_adds_up_along_its_vectors(dtype, seed, depth):
 
 
 @numba.njit
-def run_moves(out, interleaved, source):
+def run_moves(out, interleaved, source, rows):
     move_vector(out, 3, source, 5)
-    interleave(interleaved, 1, source, 2, 70)
+    interleave(interleaved, 1, ROWS + 3, source, 2, 70, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_vectors_are_moved_and_interleaved(dtype):
+@pytest.mark.parametrize("rows", range(1, ROWS + 1))
+def test_vectors_are_moved_and_interleaved(dtype, rows):
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     source = np.arange(1000, dtype=dtype)
-    moved, interleaved = np.full(100, -1, dtype), np.full(ROWS * lanes + 2, -1, dtype)
-    run_moves(moved, interleaved, source)
-    assert moved.tolist() == [-1] * 3 + list(range(5, 5 + lanes)) + [-1] * (100 - 3 - lanes)
-    columns = 2 + np.arange(ROWS) * 70 + np.arange(lanes)[:, None]  # (lanes, ROWS)
-    assert interleaved.tolist() == [-1, *columns.reshape(-1), -1]
+    source[2 + (rows - 1) * 70 + lanes :] = np.nan  # what follows the last row must not be read
+    moved, flat = np.full(100, -1, dtype), np.full(1 + lanes * (ROWS + 3), -1, dtype)
+    run_moves(moved, flat, source, rows)
+    np.testing.assert_array_equal(moved, [-1] * 3 + source[5 : 5 + lanes].tolist() + [-1] * (100 - 3 - lanes))
+    interleaved = flat[1:].reshape(lanes, ROWS + 3)
+    columns = 2 + np.arange(rows) * 70 + np.arange(lanes)[:, None]  # (lanes, rows)
+    np.testing.assert_array_equal(interleaved[:, :rows], columns)
+    assert not np.isnan(interleaved).any()
+    assert (interleaved[:, ROWS:] == -1).all()
+    assert flat[0] == -1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

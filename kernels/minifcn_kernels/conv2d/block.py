@@ -24,17 +24,17 @@ leaves three ways to make vectors of the pixels of a box, of which `choose_box` 
 * the pixels are first gathered into a panel, side by side: the best for tiny maps.
 """
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, inlined
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import VECTOR_BYTES, move_vector
+from minifcn_kernels.tile import VECTOR_BYTES, move_vector, prefetch
 
+# While a row is gathered, the one so many rows later is asked for: rows lie too far apart for the processor to foresee.
+AHEAD = 8
 # Firsts and one past lasts of a box's images, rows and columns.
 BOX = np.dtype([(name, np.int64) for name in ("n0", "n1", "i0", "i1", "j0", "j1")])
 
@@ -66,7 +66,7 @@ def choose_box(
         filters: that share a box, filled up to whole tiles.
         pixels: at most so many in a box.
         overhang: rows and columns that the taps reach beyond the box.
-        planes: of the block, for each tap of a channel; 0 if there is no block, and pixels come right from the input.
+        planes: of the block, for each tap of a channel.
         lanes: numbers in a vector.
         tile_vectors: the vectors of a box are filled up to a multiple of this.
     """
@@ -89,9 +89,8 @@ def choose_box(
             if rows * columns <= pixels:
                 images = max(1, min(N, pixels // (rows * columns)))
                 sizes.append(BoxSize(images, rows, columns, False, columns))
-                if planes > 0:
-                    sizes.append(BoxSize(images, rows, columns, True, -(-columns // lanes) * lanes))
-                    sizes.append(BoxSize(1, rows, columns, True, columns + overhang[1]))
+                sizes.append(BoxSize(images, rows, columns, True, -(-columns // lanes) * lanes))
+                sizes.append(BoxSize(1, rows, columns, True, columns + overhang[1]))
     return min(sizes, key=work)
 
 
@@ -105,16 +104,6 @@ def list_boxes(size: tuple[int, int, int, int], box: BoxSize) -> Array:
         for j in range(0, OW, box.columns)
     ]
     return np.array(boxes, BOX)
-
-
-def flat_geometry(g: ConvGeometry) -> ConvGeometry:
-    """Make one row of each map of a 1×1 convolution that meets every pixel once; leave others as they are."""
-    return replace(g, H=1, W=g.H * g.W, OH=1, OW=g.OH * g.OW) if is_flat(g) else g
-
-
-def is_flat(g: ConvGeometry) -> bool:
-    """Whether output pixels are input pixels, so that a map may be taken for one long row."""
-    return (g.R, g.S, *g.stride, *g.padding) == (1, 1, 1, 1, 0, 0)
 
 
 def split_taps(rows: Array, columns: Array, stride: Pair) -> tuple[Array, Array]:
@@ -219,14 +208,19 @@ def gather(panel: Array, row_step: int, source: Array, offsets: Array, depth: in
     which begins within it, writes over what was too much.
     """
     lanes = VECTOR_BYTES // panel.itemsize
+    reach = 0
+    for piece in range(len(froms)):
+        reach = max(reach, froms[piece] + lanes)
     for d in range(depth):
-        for piece in range(len(froms)):
-            first = froms[piece] + offsets[d]
-            to = d * row_step + tos[piece]
-            if first + lanes <= len(source):
-                move_vector(panel, to, source, first)
-            else:
-                copy_run(panel, to, source, first, len(source) - first)
+        row, first, later = d * row_step, offsets[d], offsets[min(d + AHEAD, depth - 1)]
+        if first + reach <= len(source):
+            for piece in range(len(froms)):
+                prefetch(source, later + froms[piece])
+                move_vector(panel, row + tos[piece], source, first + froms[piece])
+        else:
+            for piece in range(len(froms)):
+                count = min(lanes, len(source) - first - froms[piece])
+                copy_run(panel, row + tos[piece], source, first + froms[piece], count)
 
 
 @inlined

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba.core import config
 
-from minifcn_kernels.conv2d import direct, grad_weight, loops, winograd, winograd_grad_weight
+from minifcn_kernels.conv2d import direct, grad_weight, loops, product, scatter, winograd, winograd_grad_weight
 from minifcn_kernels.conv2d.contract import ConvGeometry, conv2d, conv2d_grad_input, conv2d_grad_weight, conv_geometry
 from minifcn_kernels.conv2d.winograd_transforms import POSITIONS, TILE, WIDTH, cut_into_boxes, panels_in
 from minifcn_kernels.dispatch import check_shape, current_policy
@@ -20,16 +20,20 @@ from minifcn_kernels.spatial import IntOrPair
 FORWARD = {
     "loops": loops.conv2d_loops,
     "direct": direct.conv2d_direct,
+    "product": product.conv2d_product,
     "winograd": winograd.conv2d_winograd,
 }
 GRAD_INPUT = {
     "loops": loops.conv2d_grad_input_loops,
     "direct": direct.conv2d_grad_input_direct,
+    "product": product.conv2d_grad_input_product,
+    "scatter": scatter.conv2d_grad_input_scatter,
     "winograd": winograd.conv2d_grad_input_winograd,
 }
 GRAD_WEIGHT = {
     "loops": loops.conv2d_grad_weight_loops,
     "direct": grad_weight.conv2d_grad_weight_direct,
+    "product": product.conv2d_grad_weight_product,
     "winograd": winograd_grad_weight.conv2d_grad_weight_winograd,
 }
 
@@ -69,11 +73,12 @@ def direct_cost(tiles: int, pixels: int) -> float:
 
 
 def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool) -> str:
-    """Return ``"loops"``, ``"direct"`` or ``"winograd"`` for a sum that makes ``outputs`` from the same inputs.
+    """Return ``"loops"``, ``"winograd"``, ``"product"`` or ``"direct"`` for a sum of ``outputs`` from the same inputs.
 
     By ``"auto"``, Winograd's algorithm is taken for float32 where it applies and ``pays``. With one output
     (depthwise convolution) the rows of the register tile have nothing to share, and most of its arithmetic would be
-    thrown away. And where Numba is told not to compile, there is no tile.
+    thrown away. And where Numba is told not to compile, there is no tile. What is direct and a matrix product is
+    computed as one.
 
     Raises:
         RuntimeError: ``"direct"`` or ``"winograd"`` is asked for under ``NUMBA_DISABLE_JIT``.
@@ -82,12 +87,14 @@ def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool) -> str:
     if algorithm == "auto":
         if config.DISABLE_JIT or outputs == 1:
             return "loops"
-        return "winograd" if winograd_applies(g, dtype) and pays else "direct"
-    if algorithm != "loops" and config.DISABLE_JIT:
+        algorithm = "winograd" if pays else "direct"
+    elif algorithm != "loops" and config.DISABLE_JIT:
         raise RuntimeError(
             f"algorithm {algorithm!r} exists in compiled code only; unset NUMBA_DISABLE_JIT, or use_algorithm('loops')"
         )
-    return "direct" if algorithm == "winograd" and not winograd_applies(g, dtype) else algorithm
+    if algorithm == "winograd" and not winograd_applies(g, dtype):
+        algorithm = "direct"
+    return "product" if algorithm == "direct" and product.is_product(g) else algorithm
 
 
 @conv2d.implementation("numba")
@@ -124,6 +131,8 @@ def conv2d_grad_input_numba(
     check_shape("conv2d_grad_input", "gy", gy.shape, g.y_shape)
     inputs, outputs = g.K // g.groups, g.C // g.groups
     algorithm = choose(g, gy.dtype, outputs, winograd_pays(inputs, outputs, g.N, g.H, g.W))
+    if algorithm == "direct" and scatter.scatter_pays(g):
+        algorithm = "scatter"
     return GRAD_INPUT[algorithm](gy, w, g)
 
 

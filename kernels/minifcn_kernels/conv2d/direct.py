@@ -10,8 +10,7 @@ hundred pixels; for each box, and a few channels at a time, the input under it i
 
     columns[d, pixel] = block[position[pixel] + offset[d]]
 
-whatever stride and dilation are. A 1×1 convolution of stride 1 needs no block: its pixels are gathered from the
-input, where the rows of an image follow on each other like one long row.
+whatever stride and dilation are. (A 1×1 convolution of stride 1 is a matrix product right away: see `product`.)
 
 The left side is packed, too: a tile meets ROWS filters at a time, which lie far apart in memory, and each number of
 theirs again in every tile of every box. So they are copied next to each other, in the order in which tiles read them.
@@ -40,9 +39,7 @@ from minifcn_kernels.conv2d.block import (
     copy_strided,
     cut_pieces,
     fill,
-    flat_geometry,
     gather,
-    is_flat,
     list_boxes,
     split_taps,
     tap_offsets,
@@ -89,23 +86,19 @@ TASK = np.dtype(
 def conv2d_direct(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d` on the register tile."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
-    flat = flat_geometry(g)
-    y = np.empty(flat.y_shape, x.dtype)
+    y = np.empty(g.y_shape, x.dtype)
     w_steps = (g.C // g.groups * g.R * g.S, g.R * g.S)
-    plan = _forward_plan(flat, x.itemsize)
-    _correlate(y, x.reshape(flat.x_shape), w.reshape(-1), w_steps, bias, g.stride, g.groups, is_flat(g), *plan)
-    return y.reshape(g.y_shape)
+    _correlate(y, x, w.reshape(-1), w_steps, bias, g.stride, g.groups, *_forward_plan(g, x.itemsize))
+    return y
 
 
 def conv2d_grad_input_direct(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input` on the register tile."""
     no_bias = np.zeros(g.C, gy.dtype)
-    flat = flat_geometry(g)
-    gx = np.empty(flat.x_shape, gy.dtype)
+    gx = np.empty(g.x_shape, gy.dtype)
     w_steps = (g.R * g.S, g.C // g.groups * g.R * g.S)
-    plan = _backward_plan(flat, gy.itemsize)
-    _correlate(gx, gy.reshape(flat.y_shape), w.reshape(-1), w_steps, no_bias, (1, 1), g.groups, is_flat(g), *plan)
-    return gx.reshape(g.x_shape)
+    _correlate(gx, gy, w.reshape(-1), w_steps, no_bias, (1, 1), g.groups, *_backward_plan(g, gy.itemsize))
+    return gx
 
 
 @lru_cache(maxsize=256)
@@ -177,7 +170,7 @@ def _cut(
             pixels //= 2
         else:
             break
-    planes = 0 if is_flat(g) else phases / max(1, len(taps))
+    planes = phases / max(1, len(taps))
     tile_filters = -(-filters // ROWS) * ROWS
     box = choose_box(size, tile_filters, pixels, (int(overhang[0]), int(overhang[1])), planes, lanes, VECTORS)
     boxes = list_boxes(size, box)
@@ -202,7 +195,6 @@ def _correlate(
     b: Array,
     stride: Pair,
     groups: int,
-    flat: bool,
     taps: Array,
     phases: Array,
     boxes: Array,
@@ -213,7 +205,7 @@ def _correlate(
         out[n, k, i, j] = b[k] + Σ_c Σ_t w[k, c, t] · x[n, c, (i + a)·stride + p, (j + b)·stride + q]
 
     with (a, b, number of the phase (p, q), place in a filter) from the table of taps. ``w`` is flat, with ``w_steps``
-    from k to k and from c to c within a group. ``flat`` says that maps are rows and that there is but one tap.
+    from k to k and from c to c within a group.
     """
     channels = x.shape[1] // groups
     region, regions = 0, 0
@@ -232,7 +224,7 @@ def _correlate(
         else:
             packed = np.empty(region, x.dtype)
             _pack(packed, w, w_steps, channels, groups, taps, tasks[t])
-        _run_task(out, x, packed, b, stride, groups, flat, taps, phases, boxes, tasks[t])
+        _run_task(out, x, packed, b, stride, groups, taps, phases, boxes, tasks[t])
 
 
 @inlined
@@ -243,7 +235,6 @@ def _run_task(
     b: Array,
     stride: Pair,
     groups: int,
-    flat: bool,
     all_taps: Array,
     phases: Array,
     all_boxes: Array,
@@ -251,9 +242,8 @@ def _run_task(
 ) -> None:
     taps, boxes = all_taps[task.first_tap : task.last_tap], all_boxes[task.first_box : task.last_box]
     _, K, OH, OW = y.shape
-    _, C, _, W = x.shape
-    x_flat, y_flat = x.reshape(-1), y.reshape(-1)
-    C_per_group, K_per_group, T = C // groups, K // groups, len(taps)
+    y_flat = y.reshape(-1)
+    C_per_group, K_per_group, T = x.shape[1] // groups, K // groups, len(taps)
     lanes = VECTOR_BYTES // x.itemsize
     width = VECTORS * lanes
     filters = task.k1 - task.k0
@@ -266,19 +256,18 @@ def _run_task(
     tiles = ((task.images * task.rows - 1) * task.row_step + task.columns + width - 1) // width
     span = tiles * width
     channels = max(1, min(C_per_group, BOX_DEPTH // max(T, 1)))
-    if not flat:
-        channels = max(1, min(channels, BLOCK // (plane * len(phases))))
+    channels = max(1, min(channels, BLOCK // (plane * len(phases))))
     if not task.in_place:
         channels = max(1, min(channels, PANEL // (max(T, 1) * span)))
     channels = (C_per_group - 1) // ((C_per_group - 1) // channels + 1) + 1
     depth = channels * T
-    block = np.zeros((0 if flat else channels * len(phases) * plane) + width, x.dtype)
+    block = np.zeros(channels * len(phases) * plane + width, x.dtype)
     panel_tile = depth * width + lanes
     panel = np.zeros(1 if task.in_place else tiles * panel_tile, x.dtype)
 
     # Row d = (c, t) of the product: where it lies in the block, from a pixel's position on, and in tiles of a panel.
     # Pixels: where in the block the vectors of them begin, or the pieces of which panels are made.
-    image_step, channel_step = (C * W, W) if flat else (BH * BW, len(phases) * plane)
+    image_step, channel_step = BH * BW, len(phases) * plane
     offset = tap_offsets(taps, channels, channel_step, plane, BW, task.top, task.left)
     panel_offset, packed_offset = np.arange(depth) * width, np.arange(depth) * ROWS
     starts = np.zeros(tiles * VECTORS, np.int64)
@@ -299,14 +288,10 @@ def _run_task(
             c1 = min(c0 + channels, C_per_group)
             depth = (c1 - c0) * T
             right, right_offset = (block, offset) if task.in_place else (panel, panel_offset)
-            if flat:
-                x_first = (box.n0 * C + c_first + c0) * W + box.j0
-                gather(panel, width, x_flat[x_first:], offset, depth, froms, tos)
-            else:
-                of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + task.top, box.j0 + task.left)
-                copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
-                if not task.in_place:
-                    gather(panel, width, block, offset, depth, froms, tos)
+            of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + task.top, box.j0 + task.left)
+            copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
+            if not task.in_place:
+                gather(panel, width, block, offset, depth, froms, tos)
             for v in range(tiles):
                 for m in range(filter_tiles):
                     left, to = (m * C_per_group + c0) * T * ROWS, m * ROWS * span + v * width
@@ -354,7 +339,7 @@ def _pack_run(packed: Array, to: int, w: Array, first: int, step: int, count: in
     lanes = VECTOR_BYTES // w.itemsize
     whole = count // lanes * lanes
     for j in range(0, whole, lanes):
-        interleave(packed, to + j * ROWS, w, first + j, step)
+        interleave(packed, to + j * ROWS, ROWS, w, first + j, step, ROWS)
     t, s, s_step = np.uint64(to + whole * ROWS), np.uint64(first + whole), np.uint64(step)
     for _ in range(count - whole):
         for row in range(np.uint64(ROWS)):

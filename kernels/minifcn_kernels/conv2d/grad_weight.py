@@ -28,9 +28,7 @@ from minifcn_kernels.conv2d.block import (
     copy_run,
     cut_pieces,
     fill,
-    flat_geometry,
     gather,
-    is_flat,
     list_boxes,
     split_taps,
     tap_offsets,
@@ -57,11 +55,9 @@ TASK = np.dtype([(name, np.int64) for name in ("part", "first_box", "last_box", 
 
 def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
-    flat = flat_geometry(g)
-    taps, phases, reach, box, boxes, tasks, parts = _plan(flat, x.itemsize)
+    taps, phases, reach, box, boxes, tasks, parts = _plan(g, x.itemsize)
     partial = np.empty((parts, *g.w_shape), x.dtype)
-    x, gy = x.reshape(flat.x_shape), gy.reshape(flat.y_shape)
-    _grad_weight(partial, x, gy, g.stride, is_flat(g), taps, phases, reach, box, boxes, tasks)
+    _grad_weight(partial, x, gy, g.stride, taps, phases, reach, box, boxes, tasks)
     return partial[0] if parts == 1 else partial.sum(axis=0)
 
 
@@ -79,7 +75,7 @@ def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
     K, C = g.K // g.groups, g.C // g.groups
     lanes = VECTOR_BYTES // item_bytes
     size = g.N, K, g.OH, g.OW
-    planes = 0 if is_flat(g) else len(phases) / len(taps)
+    planes = len(phases) / len(taps)
     box = choose_box(size, min(K, BOX_FILTERS), BOX_VECTORS * lanes, reach[2:], planes, lanes, 1)
     boxes = list_boxes(size, box)
 
@@ -102,7 +98,6 @@ def _grad_weight(
     x: Array,
     gy: Array,
     stride: Pair,
-    flat: bool,
     taps: Array,
     phases: Array,
     reach: tuple[int, int, int, int],
@@ -114,7 +109,7 @@ def _grad_weight(
     for t in prange(len(tasks)):
         task = tasks[t]
         task_boxes = boxes[task.first_box : task.last_box]
-        _run_task(out[task.part], x, gy, stride, flat, taps, phases, reach, box, task_boxes, task)
+        _run_task(out[task.part], x, gy, stride, taps, phases, reach, box, task_boxes, task)
 
 
 @inlined
@@ -123,7 +118,6 @@ def _run_task(
     x: Array,
     gy: Array,
     stride: Pair,
-    flat: bool,
     taps: Array,
     phases: Array,
     reach: tuple[int, int, int, int],
@@ -133,7 +127,7 @@ def _run_task(
 ) -> None:
     """Sum over ``boxes`` for some filters and channels of a group, into their weights in ``gw``."""
     K, C_per_group, _, _ = gw.shape
-    _, C, _, W = x.shape
+    C = x.shape[1]
     _, _, OH, OW = gy.shape
     T = len(taps)
     lanes = VECTOR_BYTES // x.itemsize
@@ -143,21 +137,21 @@ def _run_task(
     c_first = task.group * C_per_group
     filters = task.k1 - task.k0
     filter_tiles = (filters + ROWS - 1) // ROWS
-    x_flat, gy_flat, gw_flat = x.reshape(-1), gy.reshape(-1), gw.reshape(-1)
+    gy_flat, gw_flat = gy.reshape(-1), gw.reshape(-1)
 
     # The right side: the block, and a panel of vectors gathered from it, or from the input.
     vectors = ((images * rows - 1) * row_step + columns + lanes - 1) // lanes
     span = vectors * lanes
     BH, BW = rows + overhang_h, columns + overhang_w
     plane = images * BH * BW
-    channel = span * T if flat else len(phases) * plane
+    channel = len(phases) * plane
     channels = max(1, min(task.c1 - task.c0, BLOCK_BYTES // (channel * x.itemsize)))
-    block = np.zeros((0 if flat else channels * channel) + lanes, x.dtype)  # the last vector may read past the end
+    block = np.zeros(channels * channel + lanes, x.dtype)  # the last vector may read past the end
     panel = np.zeros(1 if in_place else channels * T * span + lanes, x.dtype)
 
     # Where the taps of the channels lie in it, a tile's multiple of them; and where the vectors of pixels do.
-    image_step, channel_step = (C * W, W) if flat else (BH * BW, len(phases) * plane)
-    offset = tap_offsets(taps, channels, channel_step, plane, BW, top, left)
+    image_step = BH * BW
+    offset = tap_offsets(taps, channels, channel, plane, BW, top, left)
     position = np.arange(vectors) * lanes
     starts = np.zeros((channels * T + VECTORS - 1) // VECTORS * VECTORS, np.int64)
     for d in range(channels * T):
@@ -184,15 +178,10 @@ def _run_task(
             depth = (c1 - c0) * T
             sums_first = (c0 - task.c0) // channels * len(starts)
             right = block if in_place else panel
-            if flat:
-                x_first = (box.n0 * C + c_first + c0) * W + box.j0
-                gather(panel, span, x_flat[x_first:], offset, depth, froms, tos)
-            else:
-                of_x = (c_first + c0, c_first + c1)
-                top_left = (box.i0 + top, box.j0 + left)
-                copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
-                if not in_place:
-                    gather(panel, span, block, offset, depth, froms, tos)
+            of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
+            copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
+            if not in_place:
+                gather(panel, span, block, offset, depth, froms, tos)
             for m in range(0, filters, ROWS):
                 for d in range(0, depth, VECTORS):
                     dot_tile(
