@@ -35,16 +35,17 @@ class Convolution:
 
 
 @st.composite
-def convolutions(draw):
+def convolutions(draw, most_channels=9, most_taps=4, longest_stride=4):
     """Geometries that fill several tiles and boxes and leave edges of both.
 
     The output's size is drawn and the input's derived from it, so every one is valid.
     """
     groups = draw(st.integers(1, 3))
-    C, K = groups * draw(st.integers(1, 9)), groups * draw(st.integers(1, 9))
+    C, K = (groups * draw(st.integers(1, most_channels)) for _ in range(2))
     outputs, inputs, filters, strides, paddings, dilations = [], [], [], [], [], []
     for longest in (9, 40):  # a row may be longer than a vector
-        size, taps, stride = draw(st.integers(1, longest)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        size, taps = draw(st.integers(1, longest)), draw(st.integers(1, most_taps))
+        stride = draw(st.integers(1, longest_stride))
         dilation = draw(st.integers(1, 3))
         padded = (size - 1) * stride + dilation * (taps - 1) + 1 + draw(st.integers(0, stride - 1))
         padding = draw(st.integers(0, min(4, (padded - 1) // 2)))
@@ -84,7 +85,7 @@ def three_sums(g, x, w, b, gy):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@given(g=convolutions(), seed=SEEDS)
+@given(g=convolutions() | convolutions(most_channels=1, most_taps=10, longest_stride=9), seed=SEEDS)
 def test_every_algorithm_is_exact_on_whole_numbers(algorithm, dtype, g, seed):
     arrays = g.arrays(whole, seed, dtype)
     with kernels.use_backend("numpy"):
@@ -105,6 +106,17 @@ SHAPES = {
     "many parts of a weight gradient": ((4, 3, 40, 40), (4, 3, 3, 3), {"padding": 1}),
     "stride beyond the filter": ((2, 3, 17, 17), (5, 3, 2, 2), {"stride": 5}),
     "upsampling by 8": ((1, 2, 48, 48), (2, 1, 16, 16), {"stride": 8, "groups": 2}),
+    "upsampling by 4, in bands": ((1, 2, 150, 23), (2, 1, 7, 7), {"stride": 4, "groups": 2}),
+    "upsampling by 5, padded, a margin left over": (
+        (2, 2, 39, 39),
+        (2, 1, 10, 10),
+        {"stride": 5, "padding": 7, "groups": 2},
+    ),
+    "upsampling across, apart upwards": (
+        (1, 2, 40, 41),
+        (2, 1, 3, 5),
+        {"stride": (2, 4), "dilation": (3, 1), "groups": 2},
+    ),
     "1×1 on many maps, cut short": ((7, 6, 11, 13), (9, 6, 1, 1), {}),
     "1×1 on tiny maps": ((9, 30, 1, 3), (7, 30, 1, 1), {}),
     "1×1 with a sum in parts": ((1, 9000, 4, 9), (5, 9000, 1, 1), {}),
@@ -122,6 +134,8 @@ SHAPES = {
     "more products than are scattered at a time": ((1, 3, 79, 79), (24, 3, 30, 30), {}),
     "1×1 with a stride": ((2, 6, 11, 13), (9, 6, 1, 1), {"stride": 2}),
     "depthwise": ((2, 5, 19, 23), (5, 1, 3, 3), {"padding": 1, "groups": 5}),
+    "depthwise in bands": ((1, 2, 120, 130), (2, 1, 5, 5), {"padding": 2, "groups": 2}),
+    "depthwise, dilated, with a stride": ((2, 3, 40, 30), (3, 1, 3, 4), {"stride": (3, 2), "dilation": 3, "groups": 3}),
     "depthwise with two filters a channel": ((2, 5, 19, 23), (10, 1, 3, 3), {"stride": 2, "groups": 5}),
     "stride and dilation that share a factor": ((2, 3, 30, 30), (5, 3, 3, 3), {"stride": 4, "dilation": 2}),
     "padding beyond the filter": ((1, 3, 6, 6), (4, 3, 2, 2), {"padding": 5}),
@@ -179,14 +193,24 @@ def test_float32_stays_within_the_error_bound_of_a_sum(name):
         assert (np.abs(actual - right) <= (n + 1) * 2.0**-24 * size).all()
 
 
-def test_auto_takes_loops_where_the_tile_would_have_one_row():
-    g, dtype = conv_geometry((1, 2, 9, 9), (2, 1, 3, 3), 1, 1, 1, 2), np.dtype(np.float64)
-    assert choose(g, dtype, outputs=1, pays=True) == "loops"
-    assert choose(g, dtype, outputs=2, pays=True) == "direct"
+@pytest.mark.parametrize(
+    ("w_shape", "stride", "auto", "direct"),
+    [
+        ((2, 4, 3, 3), 1, "loops", "direct"),  # the tile would have one row
+        ((4, 4, 3, 3), 1, "direct", "direct"),
+        ((8, 1, 3, 3), 1, "depthwise", "depthwise"),
+        ((8, 1, 3, 3), (4, 3), "depthwise", "depthwise"),
+        ((8, 1, 3, 3), (1, 4), "stretched", "stretched"),
+    ],
+)
+def test_the_choice_follows_from_the_geometry(w_shape, stride, auto, direct):
+    g, dtype = conv_geometry((1, 8, 9, 9), w_shape, stride, 1, 1, 8 // w_shape[1]), np.dtype(np.float64)
+    outputs = w_shape[0] * w_shape[1] // 8
+    assert choose(g, dtype, outputs, pays=True) == auto
     with kernels.use_algorithm("direct"):
-        assert choose(g, dtype, outputs=1, pays=True) == "direct"
+        assert choose(g, dtype, outputs, pays=True) == direct
     with kernels.use_algorithm("loops"):
-        assert choose(g, dtype, outputs=2, pays=True) == "loops"
+        assert choose(g, dtype, outputs, pays=True) == "loops"
 
 
 def test_an_unknown_algorithm_is_refused_by_name():

@@ -14,8 +14,6 @@ whatever stride and dilation are. (A 1×1 convolution of stride 1 is a matrix pr
 
 The left side is packed, too: a tile meets ROWS filters at a time, which lie far apart in memory, and each number of
 theirs again in every tile of every box. So they are copied next to each other, in the order in which tiles read them.
-A group with a single filter (depthwise convolution) has nothing to share between the rows of a tile, so it gets a tile
-of one long row.
 
 The input's gradient is the same once more. An input row h meets the taps r with i·stride = h + padding − r·dilation
 for a whole i, and they are the same for all rows of one *phase*, (h + padding) mod stride. So every phase is a

@@ -1,0 +1,288 @@
+"""Depthwise convolution: one channel in and one out in every group, so that each map has a filter of its own.
+
+There is no sum over channels, and so nothing that a register tile could use again: nine multiply-adds for every number
+of a 3×3 convolution, which the processor does faster than memory delivers the number. What is left to do is to touch
+memory once and to keep the arithmetic on long rows.
+
+A map is copied, with zeros around it, to a *block* that stays in the first-level cache (a band of its rows, if it is
+large). There a row follows on the other, so what an output meets at tap (r, s) lies at the same distance from it
+everywhere, across the ends of rows too: for a filter of S columns, a map of OH × OW pixels is one long row of OH times
+OW + S − 1, and
+
+    sums[z] = b + Σ_t w[t] · block[z + offset[t]]
+
+is one loop over z, of which the few columns between two rows are computed in vain. Nine taps are taken at a time, so
+that a number is loaded and stored once for nine multiply-adds.
+
+A stride is taken apart as in `block`: with r·dilation − padding = a·stride + p, tap r meets row i + a of phase p,
+the rows h = q·stride + p. So the block holds the phases that some tap meets, each like a map of its own. The input's
+gradient turns this round: gy has one phase, and row q of phase p of gx meets at tap r the row q − a of gy. The
+weight gradient multiplies the same two things, gw[t] = Σ_z gy[z] · block[z + offset[t]], with zeros between gy's rows.
+(Zero times infinity is NaN: an infinity in x may show up as NaN also in a weight whose tap just misses it.)
+
+A task's scratch memory is its block and as much for the sums of one phase: 32 KB each at most, or what it takes to
+make one row of output, should that be more.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from minifcn_kernels.conv2d.block import copy_strided, fill, split_taps
+from minifcn_kernels.conv2d.contract import ConvGeometry
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.spatial import Pair
+
+BLOCK_BYTES = 2**15  # as much as a first-level cache holds
+
+
+def is_depthwise(g: ConvGeometry) -> bool:
+    """Return whether every group has one channel in and one out."""
+    return g.C == g.K == g.groups
+
+
+def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
+    """`conv2d`, map by map."""
+    bias = np.zeros(g.K, x.dtype) if b is None else b
+    y = np.empty(g.y_shape, x.dtype)
+    _correlate(y, x, w.reshape(g.K, -1), bias, g.stride, (1, 1), *_forward_plan(g, x.itemsize))
+    return y
+
+
+def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
+    """`conv2d_grad_input`, map by map."""
+    no_bias = np.zeros(g.C, gy.dtype)
+    gx = np.empty(g.x_shape, gy.dtype)
+    _correlate(gx, gy, w.reshape(g.C, -1), no_bias, (1, 1), g.stride, *_backward_plan(g, gy.itemsize))
+    return gx
+
+
+def conv2d_grad_weight_depthwise(x: Array, gy: Array, g: ConvGeometry) -> Array:
+    """`conv2d_grad_weight`, map by map; the maps of a batch are added in its order."""
+    taps, phases, _, reach, band = _forward_plan(g, x.itemsize)
+    gw = np.empty((g.N, g.C, g.R * g.S), x.dtype)
+    _grad_weight(gw, x, gy, g.stride, taps, phases, reach, band)
+    return gw.sum(axis=0).reshape(g.w_shape)
+
+
+@lru_cache(maxsize=256)
+def _forward_plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
+    """Return taps, the block's phases, the output's, the taps' reach and the rows of a band: see `_correlate`."""
+    taps, phases = _taps_by_phase(g)
+    outputs = np.array([(0, 0, 0, len(taps))])
+    return taps, phases, outputs, *_reach_and_band(taps, len(phases), (g.OH, g.OW), item_bytes)
+
+
+@lru_cache(maxsize=256)
+def _backward_plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
+    """Return the same for the input's gradient: gy has one phase, and each of gx is an output."""
+    taps, phases = _taps_by_phase(g)
+    rows, columns = np.divmod(np.arange(g.stride[0] * g.stride[1]), g.stride[1])
+    numbers = phases[:, 0] * g.stride[1] + phases[:, 1]
+    firsts, lasts = (np.searchsorted(numbers[taps[:, 2]], np.arange(len(rows)), side) for side in ("left", "right"))
+    outputs = np.stack([rows, columns, firsts, lasts], axis=1)
+    taps = taps * (-1, -1, 0, 1)
+    size = -(-g.H // g.stride[0]), -(-g.W // g.stride[1])
+    return taps, np.zeros((1, 2), np.int64), outputs, *_reach_and_band(taps, 1, size, item_bytes)
+
+
+def _taps_by_phase(g: ConvGeometry) -> tuple[Array, Array]:
+    """Return the taps (a, b, number of the phase, place in the filter), phase after phase, and the phases (p, q)."""
+    place = np.arange(g.R * g.S)
+    r, s = np.divmod(place, g.S)
+    taps, phases = split_taps(r * g.dilation[0] - g.padding[0], s * g.dilation[1] - g.padding[1], g.stride)
+    taps = np.column_stack([taps, place])
+    return taps[np.argsort(taps[:, 2], kind="stable")], phases
+
+
+def _reach_and_band(taps: Array, phases: int, size: Pair, item_bytes: int) -> tuple[tuple[int, int, int, int], int]:
+    """Return the taps' reach (top, left, overhang_h, overhang_w) and how many rows of an output to make at once.
+
+    The reach is the least offset of a tap and the extent beyond it; ``size`` is that of one phase of the output.
+    """
+    (top, left), (bottom, right) = taps[:, :2].min(axis=0).tolist(), taps[:, :2].max(axis=0).tolist()
+    overhang_h, overhang_w = bottom - top, right - left
+    rows, columns = size
+    band = BLOCK_BYTES // (item_bytes * phases * (columns + overhang_w)) - overhang_h
+    return (top, left, overhang_h, overhang_w), max(1, min(band, rows))
+
+
+@compiled
+def _correlate(
+    out: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    in_step: Pair,
+    out_step: Pair,
+    taps: Array,
+    phases: Array,
+    outputs: Array,
+    reach: tuple[int, int, int, int],
+    band: int,
+) -> None:
+    """Correlate each map with its filter, for the phases (p', q') of ``out`` with their taps::
+
+        out[n, c, i·step' + p', j·step' + q'] = b[c] + Σ_t w[c, t] · x[n, c, (i + a)·step + p, (j + b)·step + q]
+
+    with (a, b, number of the phase (p, q), place in a filter) from the table of taps, and (p', q', first tap, one past
+    the last) from the table of outputs.
+    """
+    _, C, H, W = x.shape
+    N, _, OH, OW = out.shape
+    top, left, overhang_h, overhang_w = reach
+    rows, columns = ceil_div(OH, out_step[0]), ceil_div(OW, out_step[1])
+    bands, BH, BW = ceil_div(rows, band), band + overhang_h, columns + overhang_w
+    x_flat, out_flat = x.reshape(-1), out.reshape(-1)
+    offsets = tap_offsets(taps, BH, BW, top, left)
+    for task in prange(N * C * bands):
+        plane, i0 = task // bands, task % bands * band
+        c = plane % C
+        block = np.empty(len(phases) * BH * BW, x.dtype)
+        copy_band(block, BH, BW, x_flat, plane * H, H, W, (i0 + top, left), in_step, phases)
+        weights = np.empty(len(taps), x.dtype)
+        for t in range(len(taps)):
+            weights[t] = w[c, taps[t, 3]]
+        sums = np.empty(band * BW, x.dtype)
+        for output in range(len(outputs)):
+            p, q, t0, t1 = outputs[output]
+            last = min(i0 + band, ceil_div(OH - p, out_step[0]))
+            width = ceil_div(OW - q, out_step[1])
+            if i0 < last and width > 0:
+                count = (last - 1 - i0) * BW + width
+                fill(sums, 0, count, b[c])
+                add_taps(sums, count, block, offsets[t0:t1], weights[t0:t1])
+                for i in range(i0, last):
+                    to = (plane * OH + i * out_step[0] + p) * OW + q
+                    copy_strided(out_flat, to, out_step[1], sums, (i - i0) * BW, 1, width)
+
+
+@compiled
+def _grad_weight(
+    out: Array,
+    x: Array,
+    gy: Array,
+    stride: Pair,
+    taps: Array,
+    phases: Array,
+    reach: tuple[int, int, int, int],
+    band: int,
+) -> None:
+    """out[n, c, place of tap t] = Σ_i Σ_j gy[n, c, i, j] · x[n, c, (i + a)·stride + p, (j + b)·stride + q]."""
+    N, C, H, W = x.shape
+    OH, OW = gy.shape[2:]
+    top, left, overhang_h, overhang_w = reach
+    BH, BW = band + overhang_h, OW + overhang_w
+    x_flat, gy_flat, out_flat = x.reshape(-1), gy.reshape(-1), out.reshape(-1)
+    offsets = tap_offsets(taps, BH, BW, top, left)
+    for plane in prange(N * C):
+        block = np.empty(len(phases) * BH * BW, x.dtype)
+        cotangent = np.zeros(band * BW, x.dtype)
+        totals = np.zeros(len(taps), x.dtype)
+        for i0 in range(0, OH, band):
+            last = min(i0 + band, OH)
+            copy_band(block, BH, BW, x_flat, plane * H, H, W, (i0 + top, left), stride, phases)
+            for i in range(i0, last):
+                copy_strided(cotangent, (i - i0) * BW, 1, gy_flat, (plane * OH + i) * OW, 1, OW)
+            add_dots(totals, cotangent, (last - 1 - i0) * BW + OW, block, offsets)
+        for t in range(len(taps)):
+            out_flat[plane * len(taps) + taps[t, 3]] = totals[t]
+
+
+@inlined
+def ceil_div(a: int, b: int) -> int:
+    """Return ⌈a / b⌉."""
+    return -(-a // b)
+
+
+@inlined
+def tap_offsets(taps: Array, BH: int, BW: int, top: int, left: int) -> Array:
+    """Return how far from an output's place in a block of BH × BW numbers a phase lies what it meets at each tap."""
+    offsets = np.empty(len(taps), np.int64)
+    for t in range(len(taps)):
+        offsets[t] = (taps[t, 2] * BH + taps[t, 0] - top) * BW + taps[t, 1] - left
+    return offsets
+
+
+@inlined
+def copy_band(
+    block: Array,
+    BH: int,
+    BW: int,
+    x: Array,
+    map_row: int,
+    H: int,
+    W: int,
+    top_left: Pair,
+    step: Pair,
+    phases: Array,
+) -> None:
+    """Fill a block: of every phase BH rows and BW columns from ``top_left`` on. The map begins at row ``map_row``."""
+    top, left = top_left
+    fill(block, 0, len(phases) * BH * BW, 0)
+    for phase in range(len(phases)):
+        p, q = phases[phase]
+        # What lies inside the map: rows and columns of the block.
+        first_row, last_row = max(0, -top), min(BH, ceil_div(H - p, step[0]) - top)
+        first, last = max(0, -left), min(BW, ceil_div(W - q, step[1]) - left)
+        for row in range(first_row, last_row):
+            to = (phase * BH + row) * BW + first
+            source = (map_row + (top + row) * step[0] + p) * W + (left + first) * step[1] + q
+            copy_strided(block, to, 1, x, source, step[1], max(0, last - first))
+
+
+@inlined
+def add_taps(sums: Array, count: int, block: Array, offsets: Array, weights: Array) -> None:
+    """sums[z] += Σ_t weights[t] · block[z + offsets[t]] for z < count: nine taps at once, then three, then one."""
+    n, t, T = np.uint64(count), 0, len(offsets)
+    while t + 9 <= T:
+        # Numbers of their own and unsigned indices, or else the compiler makes no vector instructions of it.
+        a, b, c = np.uint64(offsets[t]), np.uint64(offsets[t + 1]), np.uint64(offsets[t + 2])
+        d, e, f = np.uint64(offsets[t + 3]), np.uint64(offsets[t + 4]), np.uint64(offsets[t + 5])
+        g, h, i = np.uint64(offsets[t + 6]), np.uint64(offsets[t + 7]), np.uint64(offsets[t + 8])
+        wa, wb, wc = weights[t], weights[t + 1], weights[t + 2]
+        wd, we, wf = weights[t + 3], weights[t + 4], weights[t + 5]
+        wg, wh, wi = weights[t + 6], weights[t + 7], weights[t + 8]
+        for z in range(n):
+            one = wa * block[z + a] + wb * block[z + b] + wc * block[z + c]
+            two = wd * block[z + d] + we * block[z + e] + wf * block[z + f]
+            three = wg * block[z + g] + wh * block[z + h] + wi * block[z + i]
+            sums[z] += one + two + three
+        t += 9
+    while t + 3 <= T:
+        a, b, c = np.uint64(offsets[t]), np.uint64(offsets[t + 1]), np.uint64(offsets[t + 2])
+        wa, wb, wc = weights[t], weights[t + 1], weights[t + 2]
+        for z in range(n):
+            sums[z] += wa * block[z + a] + wb * block[z + b] + wc * block[z + c]
+        t += 3
+    while t < T:
+        a, wa = np.uint64(offsets[t]), weights[t]
+        for z in range(n):
+            sums[z] += wa * block[z + a]
+        t += 1
+
+
+@inlined
+def add_dots(totals: Array, cotangent: Array, count: int, block: Array, offsets: Array) -> None:
+    """totals[t] += Σ_z cotangent[z] · block[z + offsets[t]] over z < count: three taps at once, then one."""
+    n, t, T = np.uint64(count), 0, len(offsets)
+    zero = block.dtype.type(0)
+    while t + 3 <= T:
+        a, b, c = np.uint64(offsets[t]), np.uint64(offsets[t + 1]), np.uint64(offsets[t + 2])
+        sum_a, sum_b, sum_c = zero, zero, zero
+        for z in range(n):
+            sum_a += cotangent[z] * block[z + a]
+            sum_b += cotangent[z] * block[z + b]
+            sum_c += cotangent[z] * block[z + c]
+        totals[t] += sum_a
+        totals[t + 1] += sum_b
+        totals[t + 2] += sum_c
+        t += 3
+    while t < T:
+        a, sum_a = np.uint64(offsets[t]), zero
+        for z in range(n):
+            sum_a += cotangent[z] * block[z + a]
+        totals[t] += sum_a
+        t += 1
