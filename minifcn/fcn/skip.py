@@ -62,6 +62,7 @@ class FCN(nn.Module):
         if num_classes < 1:
             raise ValueError(f"FCN: num_classes must be at least 1, got {num_classes}")
         taps = _chosen_taps(backbone, stride)
+        padded_layer = _layer_that_pads(backbone)
         self.scales = dict(scales or {})
         if unknown := sorted(self.scales.keys() - taps.keys()):
             raise ValueError(f"FCN: scales are for strides {sorted(taps)}, got {unknown}")
@@ -69,7 +70,7 @@ class FCN(nn.Module):
             raise ValueError(f"FCN: scales must be finite and above 0, got {self.scales}")
         if padding is None:
             padding = minimum_padding(_tap_windows(backbone, taps))
-        self.backbone = _padded(backbone, taps, padding)
+        self.backbone = _padded(backbone, taps, padded_layer, padding)
         self.taps = {stride: name for stride, (name, _) in taps.items()}
         self.plan = plan_skips(_tap_windows(self.backbone, taps))
         self.num_classes = num_classes
@@ -180,22 +181,28 @@ def _tap_windows(backbone: nn.Sequential, taps: dict[int, tuple[str, int]]) -> d
     return {stride: windows[name] for stride, (name, _) in taps.items()}
 
 
-def _padded(backbone: nn.Sequential, taps: dict[int, tuple[str, int]], padding: int) -> nn.Sequential:
-    """Return the backbone up to its coarsest tap, the same layers but for the first convolution's padding."""
-    last = max(taps)
+def _layer_that_pads(backbone: nn.Sequential) -> str:
+    """Return the name of the first layer with a window."""
+    windows = ((name, layer) for name, layer in backbone.named_children() if layer.window() != Window())
+    name, layer = next(windows, ("none", None))
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(
+            "FCN: the backbone's first layer with a window of more than 1×1 must be an nn.Conv2d, which can pad the "
+            f"image, got {name}: {type(layer).__name__}"
+        )
+    return name
+
+
+def _padded(backbone: nn.Sequential, taps: dict[int, tuple[str, int]], first: str, padding: int) -> nn.Sequential:
+    """Return the backbone up to its coarsest tap, the same layers but for the padding of the layer ``first``."""
+    coarsest, _ = taps[max(taps)]
     layers: dict[str, nn.Module] = {}
-    seen_window = False
     for name, layer in backbone.named_children():
-        if not seen_window and layer.window() != Window():
-            if not isinstance(layer, nn.Conv2d):
-                raise TypeError(
-                    f"FCN: the backbone's first layer with a window, {name}, must be an nn.Conv2d, which can pad the "
-                    f"image, got {type(layer).__name__}"
-                )
-            layer, seen_window = copy(layer), True
+        if name == first:
+            layer = copy(layer)
             layer.padding = (padding, padding)
         layers[name] = layer
-        if name == taps[last][0]:
+        if name == coarsest:
             break
     return nn.Sequential(layers, taps=taps)
 

@@ -446,6 +446,7 @@ def test_sizes_without_a_pixel_are_refused(sizes):
         {1: Window()},
         {1: Fork([CONV, Window(5, padding=2)])},
         {1: Chain([Window(2, 2, transposed=True), POOL2])},
+        {2: Window(2, 2, ceil=True)},  # no padding behind the image would ever be seen
     ],
 )
 def test_taps_without_a_common_first_window_to_pad_are_refused(taps):

@@ -245,3 +245,16 @@ def test_too_little_padding_is_refused_with_the_remedy():
 def test_an_image_without_pixels_is_refused_as_such():
     with pytest.raises(GeometryError, match="at least 1×1 pixels, got 0×30"):
         fcn.FCN(narrow_backbone(), 2)(image(1, 1, 0, 30))
+
+
+@pytest.mark.parametrize(
+    ("layers", "stride", "named"),
+    [
+        ({"mix": nn.Conv2d(3, 2, 1), "pool": nn.MaxPool2d(2, ceil_mode=True)}, 2, "pool: MaxPool2d"),
+        ({"mix": nn.Conv2d(3, 2, 1)}, 1, "none"),
+    ],
+)
+def test_a_backbone_whose_first_window_cannot_pad_the_image_is_refused_by_name(layers, stride, named):
+    *_, last = layers
+    with pytest.raises(TypeError, match=f"must be an nn.Conv2d, which can pad the image, got {named}"):
+        fcn.FCN(nn.Sequential(layers, taps={stride: (last, 2)}), 3, stride=stride)

@@ -155,7 +155,7 @@ def minimum_padding(
         TypeError, ValueError, GeometryError: as `plan_skips`, but for a final map that begins inside the image.
         TypeError: ``net`` is neither.
         ValueError: ``sizes`` is empty or holds a side below 1; the taps do not begin with one and the same
-            `Window`, or with a transposed one.
+            `Window`, or with one that cannot pad the image: a transposed one, or a pool in ceil mode.
     """
     if len(sizes) == 0 or min(sizes) < 1:
         raise ValueError(f"sizes must be sides of at least 1 pixel, got {sizes!r}")
@@ -239,9 +239,11 @@ def _with_padding(taps: Mapping[int, Geometry], padding: int) -> dict[int, Geome
     chains = {stride: Chain([tap]).parts for stride, tap in taps.items()}
     beginnings = {parts[0] if parts else None for parts in chains.values()}
     first = beginnings.pop()
-    if beginnings or not isinstance(first, Window) or first.transposed:
+    # In ceil mode no window begins in the padding behind the image, so more padding there would change nothing.
+    if beginnings or not isinstance(first, Window) or first.transposed or first.ceil:
         raise ValueError(
-            f"taps must begin with one and the same Window, the layer that gets the padding, got {[first, *beginnings]}"
+            "taps must begin with one and the same Window, the layer that gets the padding (a convolution's: neither "
+            f"transposed nor in ceil mode), got {[first, *beginnings]}"
         )
     padded = replace(first, padding=(padding, padding))
     return {stride: Chain([padded, *parts[1:]]) for stride, parts in chains.items()}
