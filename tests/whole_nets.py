@@ -1,6 +1,7 @@
 """Whole nets with a loss at the end, at a point where nothing in them is idle."""
 
 import numpy as np
+from hypothesis import strategies as st
 
 from minifcn import Tensor, nn, ops
 from minifcn.random import stream
@@ -15,6 +16,31 @@ class NetAndLoss(nn.Module):
 
     def forward(self, x):
         return ops.cross_entropy(self.net(x), self.target)
+
+
+@st.composite
+def plans(draw):
+    """Draw the plan of a small backbone: for each map that can be scored, the convolution and the pool before it."""
+
+    def block(kernels):
+        channels, kernel = draw(st.integers(1, 3)), draw(st.sampled_from(kernels))
+        return channels, kernel, draw(st.sampled_from([nn.MaxPool2d, nn.AvgPool2d])), draw(st.integers(2, 3))
+
+    # The first convolution pads the image, which one of 1×1 cannot.
+    return [block([3, 5]), *(block([1, 3]) for _ in range(draw(st.integers(0, 2))))], draw(st.integers(1, 3))
+
+
+def backbone(plan, in_channels, seed=0):
+    """Build a plan of `plans`: maps of stride 2, 4, … whose layers are named as in VGG, the last behind an fc."""
+    blocks, fc = plan
+    layers, taps, C = {}, {}, in_channels
+    for number, (K, kernel, pool, size) in enumerate(blocks, start=1):
+        layers[f"conv{number}"] = nn.Conv2d(C, K, kernel, padding=kernel // 2, rng=stream(seed, "conv", number))
+        layers[f"pool{number}"] = pool(size, stride=2, ceil_mode=True)
+        taps[2**number] = (f"pool{number}", K)
+        C = K
+    layers["fc"] = nn.Conv2d(C, 3, fc, rng=stream(seed, "fc"))
+    return nn.Sequential(layers, taps=taps | {2 ** len(blocks): ("fc", 3)})
 
 
 def drawn_anew(net, seed=0):
