@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -65,6 +65,9 @@ class Trainer:
         config: how.
         folder: the run's folder, made if absent.
         validation: what to evaluate on, or None.
+        loss: ``loss(output, labels, class_weight)`` of what ``net`` returns for a micro-batch, summed over its labels;
+            their cross-entropy unless told. For a net with several heads, say, the sum of what each costs. (With the
+            mean loss the trainer divides by what the labels of the step weigh.)
         meta: what it takes to build the net again and what else identifies the training, as plain JSON. It goes into
             each checkpoint beside "step", "config" and "classes", and must be the same when the training is resumed.
 
@@ -83,6 +86,7 @@ class Trainer:
         folder: Path | str,
         *,
         validation: Dataset | None = None,
+        loss: Callable[[Any, Array, Array | None], Tensor] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         _check_data(train_set, validation, config)
@@ -91,6 +95,7 @@ class Trainer:
         self.config = config
         self.folder = Path(folder)
         self.validation = validation
+        self.loss = loss or self._cross_entropy
         # Through JSON and back, so that tuples are the lists that a checkpoint gives back.
         settings = {**(meta or {}), "config": asdict(config), "classes": train_set.classes}
         self.meta: dict[str, Any] = json.loads(json.dumps(settings))
@@ -210,14 +215,17 @@ class Trainer:
         self.optimizer.zero_grad()
         for microbatch, (images, labels) in enumerate(batches):
             with nn.random_state(config.seed, self.step, microbatch):
-                logits = self.net(Tensor(images).to(self.device))
-            check_class_count(logits.shape[1], self.train_set)
-            part = ops.cross_entropy(logits, self._moved(labels), weight=weight, reduction="sum") / divisor
+                output = self.net(Tensor(images).to(self.device))
+            part = self.loss(output, self._moved(labels), weight) / divisor
             loss += part.item()
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss}")
             part.backward()
         return loss
+
+    def _cross_entropy(self, logits: Tensor, labels: Array, class_weight: Array | None) -> Tensor:
+        check_class_count(logits.shape[1], self.train_set)
+        return ops.cross_entropy(logits, labels, weight=class_weight, reduction="sum")
 
     def _moved(self, array: Array) -> Array:
         return to_device(array, self.device)

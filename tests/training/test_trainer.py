@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minifcn import Tensor, nn, ops
 from minifcn.data.dataset import VOID, Example
 from minifcn.data.shapes import CLASSES, shape_crops
+from minifcn.random import stream
 from minifcn.training import CheckpointError, TrainConfig, Trainer, checkpoint, evaluate, metrics
 from minifcn.training.batches import samples
 from tiny_training import CONFIG, Patches, log_lines, outcome, tiny_net, tiny_trainer
@@ -143,6 +144,41 @@ def test_the_loss_is_the_cross_entropy_over_all_pixels_of_the_step(tmp_path, red
         reduction=reduction,
     )
     assert trainer.run().losses == [pytest.approx(expected.item(), rel=1e-5)]
+
+
+class TwoHeads(nn.Module):
+    """A net with two answers for each pixel."""
+
+    def __init__(self):
+        self.first, self.second = tiny_net(dropout=0.0), tiny_net(dropout=0.0)
+        for number, parameter in enumerate(self.second.parameters()):
+            parameter.data = stream(number).standard_normal(parameter.shape).astype(np.float32)
+
+    def forward(self, x):
+        return {"first": self.first(x), "second": self.second(x)}
+
+
+def both_heads(scores, labels, class_weight):
+    return sum(
+        (ops.cross_entropy(scores[head], labels, weight=class_weight, reduction="sum") for head in ("first", "second")),
+        Tensor(np.float32(0)),
+    )
+
+
+@pytest.mark.parametrize("class_weight", [None, tuple(1.0 + k for k in range(len(CLASSES)))])
+def test_a_net_with_several_heads_trains_by_the_loss_that_it_is_given(tmp_path, class_weight):
+    """Each head as a net of its own, by the usual loss, since they share nothing here."""
+    settings = {**CONFIG, "clip_norm": None, "class_weight": class_weight}
+    both = TwoHeads()
+    alone = TwoHeads()
+    result = Trainer(both, Patches(), TrainConfig(**settings), tmp_path / "both", loss=both_heads).run()
+    one, two = (
+        Trainer(net, Patches(), TrainConfig(**settings), tmp_path / name).run()
+        for name, net in (("first", alone.first), ("second", alone.second))
+    )
+    np.testing.assert_allclose(result.losses, np.add(one.losses, two.losses), rtol=1e-5)
+    for mine, theirs in zip(both.parameters(), alone.parameters(), strict=True):
+        np.testing.assert_allclose(mine.data, theirs.data, rtol=1e-3, atol=1e-6)
 
 
 def test_a_classifier_trains_on_crops_by_the_same_loop(tmp_path):
