@@ -93,6 +93,20 @@ def test_labels_that_are_mixed_up_are_found(change, message):
     assert any(message in text for text in seen(learned(), Halves(change)))
 
 
+def strokes(label):
+    """Class 1 as a stroke of eight pixels in a border of two: thin as a digit's."""
+    label[...] = 0
+    label[10:22] = 20
+    label[12:20] = 1
+    return label
+
+
+def test_thin_objects_inside_of_a_border_are_not_taken_for_one():
+    assert [text for text in seen(learned(), Halves(strokes)) if "thin band" in text] == [
+        "class 20 (class 20) is a thin band between other classes nearly everywhere"
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message", "remedy"),
     [
