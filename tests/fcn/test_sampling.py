@@ -89,18 +89,21 @@ def test_sampling_a_class_with_q_equals_weighting_it_by_q_in_expectation(q, seed
     assert_close(expected_gradient(net, x, labels, np.array(q)), gradients(net, weighted))
 
 
-def test_uniform_sampling_leaves_the_balance_of_the_classes_and_class_wise_sampling_does_not():
-    labels = stream(0).choice(CLASSES, (100, 100, 10), p=[0.75, 0.15, 0.07, 0.03])
+SHARES = st.lists(st.integers(1, 20), min_size=CLASSES, max_size=CLASSES).map(
+    lambda parts: np.divide(parts, sum(parts))
+)
+
+
+@given(shares=SHARES, p=st.sampled_from([0.1, 0.25, 0.5, 0.9]), seed=strategies.seeds())
+def test_uniform_sampling_leaves_the_balance_of_the_classes_and_class_wise_sampling_does_not(shares, p, seed):
+    labels = stream(seed, "labels").choice(CLASSES, (100, 100, 5), p=shares)
     before = np.bincount(labels.ravel(), minlength=CLASSES)
-    q = np.array([0.04, 0.2, 3 / 7, 1.0])
-    for keep in (0.25, q):
-        kept = fcn.sample_labels(labels, keep, stream(1))
+    balancing = before.min() / before  # the rarest class is kept whole, and all others as often
+    for keep, expected in (p, p * before), (balancing, np.full(CLASSES, before.min())):
+        kept = fcn.sample_labels(labels, keep, stream(seed, "draw"))
         counts = np.bincount(kept[kept != VOID], minlength=CLASSES)
-        expected = before * keep
-        # Counts are binomial; 5 standard deviations are exceeded once in two million draws.
-        assert (np.abs(counts - expected) <= 5 * np.sqrt(before * keep * (1 - np.broadcast_to(keep, CLASSES)))).all()
-    # q was 0.03 / frequency: now all four classes have the same share, a quarter.
-    np.testing.assert_allclose(counts / counts.sum(), 0.25, atol=0.01)
+        # Counts are binomial; 6 standard deviations are exceeded once in 500 million draws.
+        assert (np.abs(counts - expected) <= 6 * np.sqrt(expected * (1 - np.broadcast_to(keep, CLASSES)))).all()
 
 
 def test_cells_are_kept_independently_of_each_other():

@@ -83,10 +83,12 @@ def test_the_adjoint_is_the_downsampling_convolution(f, even, size, channels, se
     assert np.vdot(up.data, y) == pytest.approx(np.vdot(x, down.data), rel=1e-12, abs=1e-12)
 
 
-def test_fixed_upsampling_of_c_channels_costs_c_filters_and_gives_what_c_squared_give():
-    fixed, learned = (fcn.bilinear_upsampling(21, 64, 32, learned=learned) for learned in (False, True))
-    assert (fixed.weight.shape, learned.weight.shape) == ((21, 1, 64, 64), (21, 21, 64, 64))
-    x = Tensor(stream(0).standard_normal((1, 21, 3, 2)).astype(np.float32))
+@given(f=factors, even=st.booleans(), size=st.tuples(sides, sides), channels=st.integers(1, 4), seed=strategies.seeds())
+def test_fixed_upsampling_of_c_channels_costs_c_filters_and_gives_what_c_squared_give(f, even, size, channels, seed):
+    k, C = 2 * f - 1 + even, channels
+    fixed, learned = (fcn.bilinear_upsampling(C, k, f, learned=learned) for learned in (False, True))
+    assert (fixed.weight.shape, learned.weight.shape) == ((C, 1, k, k), (C, C, k, k))
+    x = Tensor(stream(seed).standard_normal((1, C, *size)).astype(np.float32))
     with no_grad():
         np.testing.assert_allclose(fixed(x).data, learned(x).data, rtol=1e-5, atol=1e-5)
 

@@ -56,6 +56,19 @@ def test_equal_momentum_fades_alike_and_equal_lr_ends_alike(momentum, images, ne
     assert new == pytest.approx(old, rel=1e-9)
 
 
+@given(
+    lr=st.floats(1e-4, 1),
+    momentum=st.floats(0, 0.99),
+    pixels=st.integers(1, 10**6),
+    gradients=st.lists(st.floats(-10, 10), min_size=1, max_size=6),
+)
+def test_a_summed_loss_moves_weights_as_its_mean_does_at_the_converted_learning_rate(lr, momentum, pixels, gradients):
+    expected = moved(lr, momentum, gradients)
+    summed = [pixels * gradient for gradient in gradients]
+    assert moved(regimes.lr_of_sum(lr, pixels), momentum, summed) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert regimes.lr_of_mean(regimes.lr_of_sum(lr, pixels), pixels) == pytest.approx(lr, rel=1e-12)
+
+
 def test_on_a_bowl_the_converted_regime_follows_the_path_of_the_accumulated_one():
     """(w − 1)²/2 per image, 20 images a step or one."""
 
