@@ -193,6 +193,24 @@ def test_float32_stays_within_the_error_bound_of_a_sum(name):
         assert (np.abs(actual - right) <= (n + 1) * 2.0**-24 * size).all()
 
 
+@pytest.mark.parametrize(("taps", "depth"), [(1, 128), (3, 64)])
+def test_a_long_sum_is_as_exact_as_a_sum_of_short_ones(taps, depth):
+    """The tile adds up at most ``depth`` products before it adds them to what was there: see `tile` for the error."""
+    x_shape, w_shape = (1, 1024, 9, 9), (1024, 1024, taps, taps)
+    options = {"padding": taps // 2}
+    x, w, gy = normal(0, x_shape, np.float32), normal(1, w_shape, np.float32), normal(2, x_shape, np.float32)
+
+    def sums(x, w, gy):
+        return kernels.conv2d(x, w, **options), kernels.conv2d_grad_input(gy, w, x_shape, **options)
+
+    with kernels.use_algorithm("direct"):
+        exact, actual = sums(*(array.astype(np.float64) for array in (x, w, gy))), sums(x, w, gy)
+    n = 1024 * taps * taps
+    for right, result in zip(exact, actual, strict=True):
+        error = np.sqrt(np.mean((result - right) ** 2) / np.mean(right**2))
+        assert error < 2.0**-24 * np.sqrt((depth + n / depth) / 2)
+
+
 @pytest.mark.parametrize(
     ("w_shape", "stride", "auto", "direct"),
     [
