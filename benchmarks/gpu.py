@@ -5,9 +5,10 @@ TF32 off for both and with TF32 on for both. A pause on the GPU lets Python queu
 that the rows measure kernels, not how fast Python launches them; whole nets are timed without. Inputs rotate among
 copies that together are larger than the cache.
 
-The long table goes to ``--table``; the last lines are a short one. ``--dry`` goes through the same comparisons on a
-machine without a GPU: tiny layers, on the emulator, without times. Where minifcn cannot be installed,
-``PYTHONPATH=.:kernels python benchmarks/gpu.py`` runs it out of the source tree.
+The long table goes to ``--table``; the last lines say which results are wrong, if any (then the exit status is 1), and
+are a short table. It shows what was measured until then, whatever ends the program early. ``--dry`` goes through the
+same comparisons on a machine without a GPU: tiny layers, on the emulator, without times. Where minifcn cannot be
+installed, ``PYTHONPATH=.:kernels python benchmarks/gpu.py`` runs it out of the source tree.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Result(NamedTuple):
     sum: str
     tf32: bool
     error: float
+    limit: float
     their_error: float
     ours: float
     theirs: float
@@ -54,6 +56,11 @@ class Result(NamedTuple):
     def ratio(self) -> float:
         """Above 1, minifcn is faster."""
         return self.theirs / self.ours
+
+    @property
+    def is_right(self) -> bool:
+        """Whether our error is what the arithmetic explains."""
+        return self.error <= self.limit  # a NaN is not
 
 
 class Gpu:
@@ -147,12 +154,9 @@ def relative_error(result: Any, exact: torch.Tensor) -> float:
         return float((result.double() - exact).norm() / exact.norm())
 
 
-def checked(name: str, tf32: bool, ours: Any, theirs: Any, exact: torch.Tensor, layers: int = 1) -> tuple[float, float]:
-    """Return both errors; end the program if ours is larger than that of so many layers may be."""
-    error, limit = relative_error(ours, exact), layers * LIMITS[tf32]
-    if not error <= limit:
-        sys.exit(f"{name}, TF32 {'on' if tf32 else 'off'}: the error is {error:.1e}, more than {limit:.0e}")
-    return error, relative_error(theirs, exact)
+def errors(tf32: bool, ours: Any, theirs: Any, exact: torch.Tensor, layers: int = 1) -> tuple[float, float, float]:
+    """Return our error, what it may be after so many layers, and PyTorch's."""
+    return relative_error(ours, exact), layers * LIMITS[tf32], relative_error(theirs, exact)
 
 
 def in_float64(machine: Any) -> Callable[[Any], tuple[Any, Any]]:
@@ -175,8 +179,8 @@ def compared(
     for tf32 in precisions:
         with precision(tf32):
             for i, (pair, right) in enumerate(zip(copies[0], exact, strict=True)):
-                errors = checked(f"{name}, {pair.name}", tf32, pair.ours(), pair.theirs(), right)
-                yield Result(name, pair.name, tf32, *errors, *machine.times([copy[i] for copy in copies]), pair.work)
+                off = errors(tf32, pair.ours(), pair.theirs(), right)
+                yield Result(name, pair.name, tf32, *off, *machine.times([copy[i] for copy in copies]), pair.work)
 
 
 def whole_nets(machine: Gpu) -> Iterator[Result]:
@@ -192,15 +196,17 @@ def whole_nets(machine: Gpu) -> Iterator[Result]:
     passes = {"forward": "forward", "backward": "forward and backward"}
     for tf32 in (False, True):
         with precision(tf32):
-            errors = checked("FCN-8s VGG16", tf32, task.forward(), twin.forward(), exact, layers=16)
+            off = errors(tf32, task.forward(), twin.forward(), exact, layers=16)
             for method, name in passes.items():
                 pair = Pair(name, getattr(task, method), getattr(twin, method), 1.0)
-                yield Result("FCN-8s VGG16", name, tf32, *errors, *machine.times([pair], pause=False), 1.0)
+                times = machine.times([pair], pause=False)
+                yield Result(f"FCN-8s VGG16, {name}", "whole net", tf32, *off, *times, 1.0)
 
 
 def shown(result: Result, peak: float, timed: bool) -> str:
     """Return a result as a row of the long table."""
-    cells = [result.row, result.sum, "on" if result.tf32 else "off", f"{result.error:.1e}", f"{result.their_error:.1e}"]
+    error = f"{result.error:.1e}" if result.is_right else f"WRONG: {result.error:.1e}"
+    cells = [result.row, result.sum, "on" if result.tf32 else "off", error, f"{result.their_error:.1e}"]
     if timed:
         rate = result.work / result.ours
         share = f"{rate / peak:.0%}" if not result.tf32 and result.work > 1 else ""
@@ -268,17 +274,21 @@ def main() -> None:
     ]
     columns = columns[:5] if arguments.dry else columns
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), file=arguments.table)
-    results = []
-    with ExitStack() as stack:
-        if arguments.dry:
-            stack.enter_context(kernels.use_backend("emulator"))
-        for result in measured(machine, names, arguments.dry):
-            results.append(result)
-            print(shown(result, machine.peak, not arguments.dry), file=arguments.table, flush=True)
-    if arguments.dry:
-        print(f"{len(results)} results agree with float64")
-    else:
-        print(versions, *summary(results), sep="\n")
+    results: list[Result] = []
+    try:
+        with kernels.use_backend("emulator") if arguments.dry else nullcontext():
+            for result in measured(machine, names, arguments.dry):
+                results.append(result)
+                print(shown(result, machine.peak, not arguments.dry), file=arguments.table, flush=True)
+    finally:
+        wrong = [r for r in results if not r.is_right]
+        for r in wrong:
+            state = "on" if r.tf32 else "off"
+            print(f"WRONG: {r.row}, {r.sum}, TF32 {state}: the error is {r.error:.1e}, more than {r.limit:.0e}")
+        print(f"{len(results) - len(wrong)} of {len(results)} results agree with float64")
+        if not arguments.dry:
+            print(versions, *summary(results), sep="\n")
+    sys.exit(1 if wrong else 0)
 
 
 def measured(machine: Any, names: Iterable[str], dry: bool) -> Iterator[Result]:

@@ -196,6 +196,7 @@ def fake_module():
         setattr(module, make.__name__, lambda *sizes, make=make, **options: ndarray(make(*sizes, **options)))
     module.ndarray = ndarray
     module.asarray = asarray
+    module.where = lambda *operands: ndarray(np.where(*bare(operands)))
     module.asnumpy = lambda array: array.get()
     module.ascontiguousarray = contiguous
     module.RawModule = RawModule

@@ -13,7 +13,8 @@ from minifcn.nn.module import device_of
 from minifcn.random import stream
 from minifcn.training import checkpoint
 from minifcn_kernels.cuda import device
-from minifcn_kernels.dispatch import use_backend
+from minifcn_kernels.cuda.samples import KERNELS, samples
+from minifcn_kernels.dispatch import Policy, use_backend, use_policy
 from tiny_training import CLASSES, tiny_trainer
 
 
@@ -97,6 +98,27 @@ def test_ops_and_their_gradients_are_the_same_on_a_gpu(op, cuda):
         results[name] = [y.to("cpu").numpy(), *(on_cpu(x.grad) for x in inputs)]
     for a, b in zip(results["cpu"], results["cuda"], strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_runs_on_a_gpu(kernel, cuda):
+    def there(value):
+        return on_gpu(value) if isinstance(value, np.ndarray) else value
+
+    for sample in samples(kernel):
+        options = {name: there(option) for name, option in sample.options.items()}
+        with use_policy(Policy(algorithm=sample.algorithm, allow_tf32=sample.tf32)):
+            if sample.tf32 and device.limits(cuda.zeros(1)).capability < (8, 0):
+                with pytest.raises(RuntimeError, match=r"TF32 needs a device of compute capability 8\.0"):
+                    KERNELS[kernel](*map(there, sample.arguments), **options)
+                continue
+            results = KERNELS[kernel](*map(there, sample.arguments), **options)
+        for got, expected in zip(
+            results if isinstance(results, tuple) else (results,), sample.run("numpy"), strict=True
+        ):
+            assert device.device_of(got) == "cuda"
+            atol = 2e-3 * np.abs(expected).max() if sample.tf32 else 1e-4
+            np.testing.assert_allclose(on_cpu(got), expected, rtol=1e-4, atol=atol)
 
 
 def test_an_anomaly_on_a_gpu_is_named(cuda):
