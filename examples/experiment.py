@@ -1,10 +1,13 @@
 """What the experiments share: a classifier to start from, short trainings, tables beside the paper's, curves.
 
-Every experiment is a script, ``python examples/NAME.py``, that prints its table and leaves table and picture in
-``runs/NAME``. All start from one classifier of digits, which the first to run trains (a minute on one core) and keeps
-in ``runs/classifier``. Seeds are 0 throughout: the same machine gives the same numbers.
+Every experiment is a script, ``python examples/NUMBER_NAME.py``, that prints its table and leaves table and picture in
+``runs/NAME``. With ``--full`` it has the settings behind docs/results.md and takes minutes; without, less than one on
+two cores. Most start from one classifier of digits, which the first of them trains (half of its minute) and keeps in
+``runs/classifier``.
+Seeds are 0 throughout: the same machine gives the same numbers.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +28,23 @@ PADDING = 1
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to compute. ``steps`` are those of one training of an FCN."""
+    """How much to compute: steps of the classifier, steps of one training of an FCN, scenes to score, pixels a side."""
 
-    classifier_steps: int = 400
-    steps: int = 600
-    test_scenes: int = 100
+    classifier_steps: int
+    steps: int
+    test_scenes: int
+    side: int = 500  # of the one image in measurements of time; 500 is the paper's
 
 
-FULL = Effort()
+QUICK = Effort(classifier_steps=400, steps=200, test_scenes=30)
+FULL = Effort(classifier_steps=400, steps=600, test_scenes=100)
+
+
+def chosen_effort() -> Effort:
+    """Return how much the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full", action="store_true", help="the settings behind docs/results.md; takes minutes")
+    return FULL if parser.parse_args().full else QUICK
 
 
 def classifier(effort: Effort) -> nn.Sequential:
@@ -73,11 +85,14 @@ def settings(steps: int, **changes: object) -> TrainConfig:
     return TrainConfig(steps=steps, **{**usual, **changes})
 
 
-def train(name: str, net: nn.Module, dataset: object, config: TrainConfig, validation: object = None) -> list[dict]:
-    """Train ``net`` in place and return the records of `minifcn.training.log`; no checkpoints are kept."""
+def train(name: str, net: nn.Module, dataset: object, config: TrainConfig, **options: object) -> list[dict]:
+    """Train ``net`` in place and return the records of `minifcn.training.log`; no checkpoints are kept.
+
+    ``options`` are those of `Trainer`: a validation set, a loss.
+    """
     print(f"training {name}")
     with TemporaryDirectory() as folder:
-        Trainer(net, dataset, config, folder, validation=validation).run(progress=True)
+        Trainer(net, dataset, config, folder, **options).run(progress=True)
         return log.read(Path(folder) / "metrics.jsonl")
 
 

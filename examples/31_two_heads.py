@@ -7,14 +7,12 @@ paper found one net with two heads to do both as well as a net for each, at the 
 import time
 
 import numpy as np
-from experiment import FULL, PADDING, Effort, classifier, folder_of, percent, report, scenes, settings
-from tqdm import tqdm
+from experiment import PADDING, Effort, chosen_effort, classifier, folder_of, percent, report, scenes, settings, train
 
-from minifcn import Tensor, fcn, nn, ops, pictures
+from minifcn import fcn, ops, pictures
 from minifcn.data import PALETTE, Example, View, to_picture
 from minifcn.data.digits import CLASSES, FORMS, forms
-from minifcn.training import SGD, evaluate, metrics, predict
-from minifcn.training.batches import microbatches
+from minifcn.training import evaluate, metrics, predict
 
 HEADS = {"digits": len(CLASSES), "forms": len(FORMS)}
 LABELS = {"digits": lambda label: label, "forms": forms}
@@ -30,40 +28,33 @@ class Forms(View):
         return Example(example.image, forms(example.label), example.name)
 
 
-def train(net, tasks, steps):
-    """Train a net by the sum of its heads' losses; the loop is all that `Trainer` does, but for checkpoints."""
-    config, data = settings(steps), scenes("train")
-    optimizer = SGD(net, config.lr, config.momentum, config.weight_decay, config.clip_norm)
-    net.train()
-    for step in tqdm(range(steps), f"training {' and '.join(tasks)}", unit="step"):
-        (batch,) = microbatches(data, config.seed, step, config.batch_size, 1)
-        with nn.random_state(config.seed, step):
-            scores = net(Tensor(batch.images))
-        losses = [ops.cross_entropy(scores[task], LABELS[task](batch.labels)) for task in tasks]
-        optimizer.zero_grad()
-        sum(losses[1:], losses[0]).backward()
-        optimizer.lr = config.lr_at(step)
-        optimizer.step()
+def loss_of(tasks):
+    """Return what a net with these heads is trained by: the sum of what each head costs."""
+
+    def loss(scores, labels, class_weight):
+        costs = [ops.cross_entropy(scores[task], LABELS[task](labels), reduction="sum") for task in tasks]
+        return sum(costs[1:], costs[0])
+
+    return loss
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     test = {"digits": scenes("test", effort.test_scenes)}
     test["forms"] = Forms(test["digits"])
     rows, nets = [], {}
     for tasks in (["digits"], ["forms"], ["digits", "forms"]):
         net = fcn.MultiTask(fcn.convolutionalize(start), {t: HEADS[t] for t in tasks}, stride=8, padding=PADDING)
+        name = "two heads" if len(tasks) == 2 else f"{tasks[0]} only"
         begun = time.perf_counter()
-        train(net, tasks, effort.steps)
+        train(name, net, scenes("train"), settings(effort.steps), loss=loss_of(tasks))
         seconds = time.perf_counter() - begun
         scores = {task: metrics.scores(evaluate(net.head(task), test[task], progress=True)) for task in tasks}
         cells = [f"{percent(s.pixel_accuracy)} / {percent(s.mean_iu)}" for s in scores.values()]
         by_task = dict(zip(tasks, cells, strict=True))
-        heads = "two heads" if len(tasks) == 2 else f"{tasks[0]} only"
-        rows.append(
-            (heads, by_task.get("digits", ""), by_task.get("forms", ""), f"{1000 * seconds / effort.steps:.0f}")
-        )
-        nets[heads] = net
+        speed = f"{1000 * seconds / effort.steps:.0f}"
+        rows.append((name, by_task.get("digits", ""), by_task.get("forms", ""), speed))
+        nets[name] = net
     draw(nets["two heads"], test)
     header = ("net", "digits: pixel acc. / mean IU", "forms: pixel acc. / mean IU", "ms a training step")
     report("two_heads", header, rows)
@@ -82,4 +73,4 @@ def draw(net, test):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

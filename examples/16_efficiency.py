@@ -9,7 +9,7 @@ where the dense net sees the patch's neighbours.
 import time
 
 import numpy as np
-from experiment import FULL, Effort, folder_of, report
+from experiment import Effort, chosen_effort, folder_of, report
 
 from minifcn import Tensor, fcn, models, no_grad
 from minifcn.random import stream
@@ -31,17 +31,16 @@ def run(net, x):
     return half - begun, time.perf_counter() - half
 
 
-def main(effort: Effort = FULL) -> None:
-    grid = 10 if effort == FULL else 2
-    side = PATCH + STRIDE * (grid - 1)  # 515 for a 10×10 grid: the ceil of AlexNet's pools lets 500 do as well
+def main(effort: Effort) -> None:
+    classifier = models.alexnet(1000).eval()
+    dense = fcn.convolutionalize(classifier).eval()
+    grid, _ = dense.window().output_size((effort.side, effort.side))  # 10 answers along 500 pixels
+    # The grid's last patches end up to a stride behind the image, where the ceil of AlexNet's pools lets it end.
+    side = PATCH + STRIDE * (grid - 1)
     canvas = stream(0, "canvas").standard_normal((1, 3, side, side)).astype(np.float32)
     places = [(STRIDE * i, STRIDE * j) for i in range(grid) for j in range(grid)]
     patches = np.concatenate([canvas[:, :, top : top + PATCH, left : left + PATCH] for top, left in places])
-    image = canvas[:, :, : side - 15, : side - 15].copy()
-
-    classifier = models.alexnet(1000).eval()
-    dense = fcn.convolutionalize(classifier).eval()
-    assert dense.window().output_size((side - 15, side - 15)) == (grid, grid)
+    image = canvas[:, :, : effort.side, : effort.side].copy()
     for net, x in ((dense, image), (classifier, patches[:BATCH])):
         run(net, Tensor(x))  # compiles, and warms the caches
 
@@ -99,4 +98,4 @@ def draw(rows, path):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

@@ -5,7 +5,7 @@ score is the mean IU without the background class, as in the paper.
 """
 
 import numpy as np
-from experiment import FULL, Effort, classifier, folder_of, percent, report, scenes, segmenter, settings, train
+from experiment import Effort, chosen_effort, classifier, folder_of, percent, report, scenes, segmenter, settings, train
 
 from minifcn import pictures
 from minifcn.data import PALETTE, Masked, to_picture
@@ -22,7 +22,7 @@ ROWS = (
 )
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     nets, rows, columns = {}, [], []
     for name, learned, tested, paper in ROWS:
@@ -48,4 +48,4 @@ def draw(columns):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

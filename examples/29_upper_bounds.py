@@ -5,7 +5,7 @@ one answer for every f pixels can reach, and shows why coarse nets score well: m
 """
 
 import numpy as np
-from experiment import FULL, Effort, folder_of, percent, report
+from experiment import Effort, chosen_effort, folder_of, percent, report
 
 from minifcn import pictures
 from minifcn.data import PALETTE, DigitScenes, ShapeScenes, to_picture
@@ -14,7 +14,7 @@ from minifcn.training import metrics
 PAPER = {128: 50.9, 64: 73.3, 32: 86.1, 16: 92.8, 8: 96.4, 4: 98.5}  # PASCAL VOC, whose objects are larger
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     size, count = 256, effort.test_scenes // 2
     kinds = {"digits": DigitScenes("test", size, count=count), "shapes": ShapeScenes("test", size, count=count)}
     labels = {name: np.stack([data.example(i).label for i in range(count)]) for name, data in kinds.items()}
@@ -36,4 +36,4 @@ def draw(example, folder):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

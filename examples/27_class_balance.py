@@ -6,8 +6,8 @@ pixels kept with probability q = w. Weighting finds more of the digits (recall) 
 
 import numpy as np
 from experiment import (
-    FULL,
     Effort,
+    chosen_effort,
     classifier,
     draw_predictions,
     in_percent,
@@ -25,7 +25,7 @@ from minifcn.training import evaluate, metrics
 BACKGROUND = 0.2  # about what makes it as common as all digits together
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     balance = (BACKGROUND, *[1.0] * (len(CLASSES) - 1))
     test = scenes("test", effort.test_scenes)
@@ -64,4 +64,4 @@ def background_share(dataset):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

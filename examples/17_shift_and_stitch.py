@@ -10,7 +10,7 @@ The last two give the same numbers, to rounding.
 import time
 
 import numpy as np
-from experiment import FULL, Effort, folder_of, report, train
+from experiment import Effort, chosen_effort, folder_of, report, train
 
 from minifcn import Tensor, fcn, models, no_grad, ops, pictures
 from minifcn.data import DigitScenes, Example, View, digit_crops, to_picture
@@ -35,7 +35,7 @@ def timed(run):
     return result, time.perf_counter() - start
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     net = models.lenet(len(CLASSES), 3)
     steps = effort.classifier_steps
     config = TrainConfig(steps=steps, lr=0.05, clip_norm=1.0, cooldown=steps // 4, batch_size=32)
@@ -87,4 +87,4 @@ def draw(scene, coarse, enlarged, rare, folder):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

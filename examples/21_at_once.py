@@ -5,9 +5,9 @@ step, with the features of each stride scaled to one norm (`fcn.feature_scales`)
 """
 
 from experiment import (
-    FULL,
     PADDING,
     Effort,
+    chosen_effort,
     classifier,
     folder_of,
     in_percent,
@@ -24,7 +24,7 @@ from minifcn import Tensor, fcn
 from minifcn.data.digits import CLASSES
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     test, validation = scenes("test", effort.test_scenes), scenes("val", effort.test_scenes // 2)
     steps = 3 * (effort.steps // 4)
@@ -35,7 +35,7 @@ def main(effort: Effort = FULL) -> None:
 
     def learn(name, net, steps):
         config = settings(steps, evaluate_every=max(1, steps // 4))
-        records = [r for r in train(name, net, scenes("train"), config, validation) if "mean_iu" in r]
+        records = [r for r in train(name, net, scenes("train"), config, validation=validation) if "mean_iu" in r]
         return [r["step"] for r in records], [r["mean_iu"] for r in records]
 
     images = [Tensor(scenes("train").example(i).image[None]) for i in range(4)]
@@ -65,4 +65,4 @@ def main(effort: Effort = FULL) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

@@ -8,8 +8,20 @@ The learning rate cools down over the last steps: a training of a minute would e
 
 from dataclasses import replace
 
-from experiment import FULL, Effort, classifier, folder_of, in_percent, measure, plot, report, scenes, segmenter, smooth
-from experiment import train as run
+from experiment import (
+    Effort,
+    chosen_effort,
+    classifier,
+    folder_of,
+    in_percent,
+    measure,
+    plot,
+    report,
+    scenes,
+    segmenter,
+    smooth,
+    train,
+)
 
 from minifcn.training import regimes
 
@@ -17,7 +29,7 @@ PIXELS = 128 * 128
 LR = regimes.lr_of_sum(0.0003, PIXELS)
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     images = 2 * effort.steps
     momentum, lr = regimes.equal_momentum(0.99, 1, 4), regimes.equal_lr(LR, 0.99, 1, 4)
@@ -32,7 +44,7 @@ def main(effort: Effort = FULL) -> None:
     rows, curves = [], {}
     for name, config in configs.items():
         net = segmenter(start)
-        records = run(name, net, scenes("train"), replace(config, cooldown=2 * config.steps // 5))
+        records = train(name, net, scenes("train"), replace(config, cooldown=2 * config.steps // 5))
         per_step = config.accumulate
         losses = [record["loss"] / (per_step * PIXELS) for record in records]
         means = smooth(losses, max(1, 100 // per_step))
@@ -45,4 +57,4 @@ def main(effort: Effort = FULL) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

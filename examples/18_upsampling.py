@@ -7,7 +7,7 @@ even ones, and what fixed upsampling of 21 classes costs with a filter per class
 import time
 
 import numpy as np
-from experiment import FULL, Effort, folder_of, plot, report
+from experiment import Effort, chosen_effort, folder_of, plot, report
 
 from minifcn import Tensor, fcn, no_grad
 from minifcn.random import stream
@@ -37,11 +37,10 @@ def milliseconds(factor: int, side: int, *, learned: bool) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def main(effort: Effort = FULL) -> None:
-    size = 512 if effort == FULL else 64
+def main(effort: Effort) -> None:
     rows = []
     for factor in (2, 8, 32):
-        fixed, learned = (milliseconds(factor, size // factor, learned=learned) for learned in (False, True))
+        fixed, learned = (milliseconds(factor, effort.side // factor, learned=learned) for learned in (False, True))
         rows.append(
             (
                 factor,
@@ -62,4 +61,4 @@ def main(effort: Effort = FULL) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

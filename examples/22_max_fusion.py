@@ -5,8 +5,8 @@ it to the larger side only; and a fine layer of zeros cuts all negative scores o
 """
 
 from experiment import (
-    FULL,
     Effort,
+    chosen_effort,
     classifier,
     draw_predictions,
     in_percent,
@@ -29,7 +29,7 @@ class MaxFusion(fcn.FCN):
         return coarse + ops.relu(fine - coarse)  # max(coarse, fine)
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     test = scenes("test", effort.test_scenes)
     nets, rows = {}, []
@@ -44,4 +44,4 @@ def main(effort: Effort = FULL) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

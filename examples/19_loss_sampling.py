@@ -5,14 +5,26 @@ same size. Three trainings from the same start: every pixel, every second, every
 """
 
 import numpy as np
-from experiment import FULL, Effort, classifier, folder_of, percent, plot, report, scenes, segmenter, settings, train
+from experiment import (
+    Effort,
+    chosen_effort,
+    classifier,
+    folder_of,
+    percent,
+    plot,
+    report,
+    scenes,
+    segmenter,
+    settings,
+    train,
+)
 
 from minifcn import fcn
 
 WHOLE = 2  # images in a batch of which every pixel is kept
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     steps = effort.steps // 2
     curves, rows = {}, []
@@ -27,7 +39,7 @@ def main(effort: Effort = FULL) -> None:
             evaluate_every=max(1, steps // 6),
         )
         validation = scenes("val", effort.test_scenes // 2)
-        records = train(name, segmenter(start), scenes("train"), config, validation)
+        records = train(name, segmenter(start), scenes("train"), config, validation=validation)
         curves[name], seconds = curve(records, images)
         rows.append((f"{p:.0%}", images, steps, percent(curves[name]["step"][1][-1]), f"{seconds:.0f}"))
     panels = {"steps": {n: c["step"] for n, c in curves.items()}, "seconds": {n: c["time"] for n, c in curves.items()}}
@@ -44,4 +56,4 @@ def curve(records, images):
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())

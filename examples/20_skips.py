@@ -4,9 +4,9 @@ Each net starts from the one before it. Its new score layer is zero, so it begin
 """
 
 from experiment import (
-    FULL,
     PADDING,
     Effort,
+    chosen_effort,
     classifier,
     draw_predictions,
     in_percent,
@@ -29,7 +29,7 @@ PAPER = {
 }
 
 
-def main(effort: Effort = FULL) -> None:
+def main(effort: Effort) -> None:
     start = classifier(effort)
     test = scenes("test", effort.test_scenes)
     nets, rows = {}, []
@@ -49,4 +49,4 @@ def main(effort: Effort = FULL) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(chosen_effort())
