@@ -2,6 +2,7 @@
 
 import re
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ import minifcn_kernels as kernels
 from backends import backends
 from geometry import LOGIT_SHAPES, SEEDS, normal
 from minifcn.random import stream
+from minifcn_kernels.cross_entropy.exponential import LEAST_FLOAT32, LEAST_FLOAT64, exponentials
 from oracles import cross_entropy as oracle
 
 REDUCTIONS = st.sampled_from(["mean", "sum", "none"])
@@ -135,6 +137,33 @@ def test_every_class_may_be_the_one_to_ignore(backend):
         alone = kernels.softmax_cross_entropy(logits[..., :1], np.array([[[0]]]))
         negative = kernels.softmax_cross_entropy(logits, np.array([[[0, -100]]]), ignore_index=-100)
     assert ignoring == alone == negative
+
+
+@numba.njit
+def exp_of_difference(y, x, largest):
+    exponentials(y, x, largest)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(np.float32, LEAST_FLOAT32), (np.float64, LEAST_FLOAT64)])
+def test_an_exponential_is_right_to_one_and_a_half_units_in_the_last_place(dtype, least):
+    # Everywhere down to the smallest normal number, dense near 0, and where the series' argument jumps.
+    random = stream(0, "exponentials")
+    jumps = np.log(2) * (np.arange(int(least / np.log(2)), 0) + 0.5)
+    numbers = [random.uniform(0.999 * least, 0, 3000), -np.logspace(-30, 0, 3000), jumps, jumps * (1 + 2.0**-20)]
+    x = np.concatenate(numbers).astype(dtype)
+    y = np.empty_like(x)
+    exp_of_difference(y, x, np.zeros_like(x))
+    exact = np.exp(x.astype(np.longdouble))  # 11 bits more than float64
+    assert (np.abs(y - exact) <= 1.5 * np.spacing(exact.astype(dtype))).all()
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(np.float32, LEAST_FLOAT32), (np.float64, LEAST_FLOAT64)])
+def test_an_exponential_keeps_nan_and_makes_zero_of_what_is_no_normal_number(dtype, least):
+    x = np.array([0, -0.0, np.nan, -np.inf, 1.001 * least, np.finfo(dtype).min, 0.999 * least], dtype)
+    y = np.empty_like(x)
+    exp_of_difference(y, x, np.zeros_like(x))
+    np.testing.assert_array_equal(y[:-1], [1, 1, np.nan, 0, 0, 0])
+    assert y[-1] >= np.finfo(dtype).tiny
 
 
 Z, T = np.zeros((2, 3, 4, 5)), np.zeros((2, 4, 5), np.int64)

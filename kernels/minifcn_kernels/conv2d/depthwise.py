@@ -4,15 +4,17 @@ There is no sum over channels, and so nothing that a register tile could use aga
 of a 3×3 convolution, which the processor does faster than memory delivers the number. What is left to do is to touch
 memory once and to keep the arithmetic on long rows.
 
-A map is copied, with zeros around it, to a *block* that stays in the first-level cache (a band of its rows, if it is
-large). There a row follows on the other, so what an output meets at tap (r, s) lies at the same distance from it
-everywhere, across the ends of rows too: for a filter of S columns, a map of OH × OW pixels is one long row of OH times
-OW + S − 1, and
+Where the output is as wide as the input and nothing is skipped (stride 1, padding that makes up for the filter), the
+pixels need no rows at all. What pixel z = i·W + j meets at tap (a, b) lies a·W + b further on, and
 
-    sums[z] = b + Σ_t w[t] · block[z + offset[t]]
+    y[z] = bias + Σ_t w[t] · x[z + offset[t]]
 
-is one loop over z, of which the few columns between two rows are computed in vain. Nine taps are taken at a time, so
-that a number is loaded and stored once for nine multiply-adds.
+is one loop over a whole map, right from x and into y. Nine taps are taken at a time, so that a number is loaded and
+stored once for nine multiply-adds. The first and last columns, which see the wrong row at some taps, are made anew.
+
+Otherwise a map is copied, with zeros around it, to a *block* that stays in the first-level cache (a band of its rows,
+if it is large). There a row follows on the other, and the loop is the same: a few columns between two rows are computed
+in vain, and the sums are copied to y row by row.
 
 A stride is taken apart as in `block`: with r·dilation − padding = a·stride + p, tap r meets row i + a of phase p,
 the rows h = q·stride + p. So the block holds the phases that some tap meets, each like a map of its own. The input's
@@ -32,6 +34,7 @@ from numba import prange
 
 from minifcn_kernels.conv2d.block import copy_strided, fill, split_taps
 from minifcn_kernels.conv2d.contract import ConvGeometry
+from minifcn_kernels.conv2d.loops import add_scaled
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.spatial import Pair
 
@@ -43,11 +46,20 @@ def is_depthwise(g: ConvGeometry) -> bool:
     return g.C == g.K == g.groups
 
 
+def keeps_width(g: ConvGeometry) -> bool:
+    """Return whether a row of the output is as long as one of the input, pixel by pixel."""
+    return g.stride == (1, 1) and g.OW == g.W
+
+
 def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d`, map by map."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
-    _correlate(y, x, w.reshape(g.K, -1), bias, g.stride, (1, 1), *_forward_plan(g, x.itemsize))
+    taps, phases, outputs, reach, band = _forward_plan(g, x.itemsize)
+    if keeps_width(g):
+        _correlate_in_place(y, x, w.reshape(g.K, -1), bias, taps, reach, band)
+    else:
+        _correlate(y, x, w.reshape(g.K, -1), bias, g.stride, (1, 1), taps, phases, outputs, reach, band)
     return y
 
 
@@ -55,7 +67,11 @@ def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`, map by map."""
     no_bias = np.zeros(g.C, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
-    _correlate(gx, gy, w.reshape(g.C, -1), no_bias, (1, 1), g.stride, *_backward_plan(g, gy.itemsize))
+    taps, phases, outputs, reach, band = _backward_plan(g, gy.itemsize)
+    if keeps_width(g):
+        _correlate_in_place(gx, gy, w.reshape(g.C, -1), no_bias, taps, reach, band)
+    else:
+        _correlate(gx, gy, w.reshape(g.C, -1), no_bias, (1, 1), g.stride, taps, phases, outputs, reach, band)
     return gx
 
 
@@ -110,6 +126,53 @@ def _reach_and_band(taps: Array, phases: int, size: Pair, item_bytes: int) -> tu
 
 
 @compiled
+def _correlate_in_place(
+    out: Array, x: Array, w: Array, b: Array, taps: Array, reach: tuple[int, int, int, int], band: int
+) -> None:
+    """Compute the same as `_correlate` for strides of 1, where rows of ``out`` are as long as rows of ``x``."""
+    _, C, H, W = x.shape
+    N, _, OH, _ = out.shape
+    top, left, overhang_h, overhang_w = reach
+    bottom, right = top + overhang_h, left + overhang_w
+    bands, T = ceil_div(OH, band), len(taps)
+    x_flat, out_flat = x.reshape(-1), out.reshape(-1)
+    offsets = tap_offsets(taps, 0, W, 0, 0)
+    for task in prange(N * C * bands):
+        plane, i0 = task // bands, task % bands * band
+        c, i1 = plane % C, min(i0 + band, OH)
+        x_first, out_first = plane * H * W, plane * OH * W
+        weights = np.empty(T, x.dtype)
+        for t in range(T):
+            weights[t] = w[c, taps[t, 3]]
+        fill(out_flat, out_first + i0 * W, (i1 - i0) * W, b[c])
+        # All rows that meet the map at every tap are one run; each of the others meets some rows of taps.
+        i = i0
+        while i < i1:
+            last = max(i + 1, min(i1, H - bottom)) if i + top >= 0 else i + 1
+            t0, t1 = 0, T
+            while t0 < t1 and not 0 <= i + taps[t0, 0] < H:
+                t0 += 1
+            while t0 < t1 and not 0 <= i + taps[t1 - 1, 0] < H:
+                t1 -= 1
+            # From the first column that meets the map at every tap to the last.
+            j0 = max(0, -left)
+            count = (last - 1 - i) * W + min(W, W - right) - j0
+            to, source = out_first + i * W + j0, x_first + i * W + j0
+            add_taps(out_flat, to, max(0, count), x_flat, source, offsets[t0:t1], weights[t0:t1])
+            i = last
+        for j in range(W):
+            if not (j + left >= 0 and j + right < W):
+                for i in range(i0, i1):
+                    out_flat[out_first + i * W + j] = b[c]
+                for t in range(T):
+                    if 0 <= j + taps[t, 1] < W:
+                        first, last = max(i0, -taps[t, 0]), min(i1, H - taps[t, 0])
+                        source = x_first + (first + taps[t, 0]) * W + j + taps[t, 1]
+                        count = max(0, last - first)
+                        add_scaled(out_flat, out_first + first * W + j, W, x_flat, source, W, count, weights[t])
+
+
+@compiled
 def _correlate(
     out: Array,
     x: Array,
@@ -153,7 +216,7 @@ def _correlate(
             if i0 < last and width > 0:
                 count = (last - 1 - i0) * BW + width
                 fill(sums, 0, count, b[c])
-                add_taps(sums, count, block, offsets[t0:t1], weights[t0:t1])
+                add_taps(sums, 0, count, block, 0, offsets[t0:t1], weights[t0:t1])
                 for i in range(i0, last):
                     to = (plane * OH + i * out_step[0] + p) * OW + q
                     copy_strided(out_flat, to, out_step[1], sums, (i - i0) * BW, 1, width)
@@ -234,33 +297,33 @@ def copy_band(
 
 
 @inlined
-def add_taps(sums: Array, count: int, block: Array, offsets: Array, weights: Array) -> None:
-    """sums[z] += Σ_t weights[t] · block[z + offsets[t]] for z < count: nine taps at once, then three, then one."""
-    n, t, T = np.uint64(count), 0, len(offsets)
+def add_taps(sums: Array, to: int, count: int, source: Array, first: int, offset: Array, weights: Array) -> None:
+    """sums[to + z] += Σ_t weights[t] · source[first + offset[t] + z] for z < count; 9, 3 or 1 taps at once."""
+    # Unsigned indices and numbers of their own, or else the compiler makes no vector instructions of it.
+    n, i, t, T = np.uint64(count), np.uint64(to), 0, len(offset)
     while t + 9 <= T:
-        # Numbers of their own and unsigned indices, or else the compiler makes no vector instructions of it.
-        a, b, c = np.uint64(offsets[t]), np.uint64(offsets[t + 1]), np.uint64(offsets[t + 2])
-        d, e, f = np.uint64(offsets[t + 3]), np.uint64(offsets[t + 4]), np.uint64(offsets[t + 5])
-        g, h, i = np.uint64(offsets[t + 6]), np.uint64(offsets[t + 7]), np.uint64(offsets[t + 8])
+        a, b, c = np.uint64(first + offset[t]), np.uint64(first + offset[t + 1]), np.uint64(first + offset[t + 2])
+        d, e, f = np.uint64(first + offset[t + 3]), np.uint64(first + offset[t + 4]), np.uint64(first + offset[t + 5])
+        g, h, j = np.uint64(first + offset[t + 6]), np.uint64(first + offset[t + 7]), np.uint64(first + offset[t + 8])
         wa, wb, wc = weights[t], weights[t + 1], weights[t + 2]
         wd, we, wf = weights[t + 3], weights[t + 4], weights[t + 5]
         wg, wh, wi = weights[t + 6], weights[t + 7], weights[t + 8]
         for z in range(n):
-            one = wa * block[z + a] + wb * block[z + b] + wc * block[z + c]
-            two = wd * block[z + d] + we * block[z + e] + wf * block[z + f]
-            three = wg * block[z + g] + wh * block[z + h] + wi * block[z + i]
-            sums[z] += one + two + three
+            one = wa * source[z + a] + wb * source[z + b] + wc * source[z + c]
+            two = wd * source[z + d] + we * source[z + e] + wf * source[z + f]
+            three = wg * source[z + g] + wh * source[z + h] + wi * source[z + j]
+            sums[i + z] += one + two + three
         t += 9
     while t + 3 <= T:
-        a, b, c = np.uint64(offsets[t]), np.uint64(offsets[t + 1]), np.uint64(offsets[t + 2])
+        a, b, c = np.uint64(first + offset[t]), np.uint64(first + offset[t + 1]), np.uint64(first + offset[t + 2])
         wa, wb, wc = weights[t], weights[t + 1], weights[t + 2]
         for z in range(n):
-            sums[z] += wa * block[z + a] + wb * block[z + b] + wc * block[z + c]
+            sums[i + z] += wa * source[z + a] + wb * source[z + b] + wc * source[z + c]
         t += 3
     while t < T:
-        a, wa = np.uint64(offsets[t]), weights[t]
+        a, wa = np.uint64(first + offset[t]), weights[t]
         for z in range(n):
-            sums[z] += wa * block[z + a]
+            sums[i + z] += wa * source[z + a]
         t += 1
 
 

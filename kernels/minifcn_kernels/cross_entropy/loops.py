@@ -1,7 +1,8 @@
 """The cross-entropy kernels in Numba: one thread owns one row of pixels and goes through it class by class.
 
 Neighbours in a row lie side by side in memory, the classes of one pixel lie a whole plane apart. So each pass over
-the classes runs along the row and keeps one running value per pixel: the maximum, then the sum of exponentials.
+the classes runs along the row and keeps one running value per pixel: the maximum, then the sum of exponentials. A row
+of 500 pixels and 21 classes stays in the second-level cache meanwhile, so memory is gone through once.
 """
 
 import numpy as np
@@ -15,6 +16,7 @@ from minifcn_kernels.cross_entropy.contract import (
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
 )
+from minifcn_kernels.cross_entropy.exponential import exponentials
 from minifcn_kernels.jit import Array, compiled, inlined
 
 
@@ -46,10 +48,11 @@ def _pixel_losses(logits: Array, label: Array, v: Array) -> Array:
             # How far the target lies below the winner: exact, or nearly, however large both are. It is stored before
             # the logarithm is known, or else the compiler, which may reorder sums, would add that to the winner first.
             loss[n, h, w] = largest[w] - z[label[n, h, w], h, w]
-        sums = np.zeros(W, z.dtype)
+        sums, powers = np.zeros(W, z.dtype), np.empty(W, z.dtype)
         for c in range(C):
+            exponentials(powers, z[c, h], largest)
             for w in range(W):
-                sums[w] += np.exp(z[c, h, w] - largest[w])
+                sums[w] += powers[w]
         for w in range(W):
             loss[n, h, w] = 0 if v[n, h, w] == 0 else v[n, h, w] * (np.log(sums[w]) + loss[n, h, w])
     return loss
@@ -68,23 +71,23 @@ def softmax_cross_entropy_grad_loops(
 ) -> Array:
     """`softmax_cross_entropy_grad`: the exponentials are written where the gradient will be."""
     label, u = label_and_cotangent(gy, logits, target, weight, mask, ignore_index, reduction)
-    g: Array = _logit_gradients(logits, label, u)
+    g = np.empty(logits.shape, logits.dtype)
+    _logit_gradients(g, logits, label, u)
     return g
 
 
 @compiled
-def _logit_gradients(logits: Array, label: Array, u: Array) -> Array:
+def _logit_gradients(out: Array, logits: Array, label: Array, u: Array) -> None:
     N, C, H, W = logits.shape
-    grad = np.empty(logits.shape, logits.dtype)
     for row in prange(N * H):
         n = row // H
         h = row % H
-        z, g = logits[n], grad[n]
+        z, g = logits[n], out[n]
         largest = largest_logits(z, h)
         sums = np.zeros(W, z.dtype)
         for c in range(C):
+            exponentials(g[c, h], z[c, h], largest)
             for w in range(W):
-                g[c, h, w] = np.exp(z[c, h, w] - largest[w])
                 sums[w] += g[c, h, w]
         scale = np.empty(W, z.dtype)
         for w in range(W):
@@ -94,7 +97,6 @@ def _logit_gradients(logits: Array, label: Array, u: Array) -> Array:
                 g[c, h, w] = 0 if u[n, h, w] == 0 else g[c, h, w] * scale[w]
         for w in range(W):
             g[label[n, h, w], h, w] -= u[n, h, w]
-    return grad
 
 
 @inlined
