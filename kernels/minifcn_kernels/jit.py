@@ -10,10 +10,10 @@ Three habits of Numba are mended here, once, for every kernel:
   one. So signatures are declared: every array is a read-only C-contiguous one (the dispatcher makes it
   contiguous, a kernel never writes to its arguments), and one specialisation per dtype serves all.
 
-Two arguments may be written to. One is named ``out``, a fresh array of the caller's. Results may be hundreds of
-megabytes, and NumPy asks the system for huge pages for such arrays, while Numba does not: the first touch of 64 MB
-took 45 ms in an array of Numba's, and 9 ms in one of NumPy's. The other is named ``scratch``, memory to work in that
-is touched once and for all: see `scratch_memory`.
+Two kinds of arguments may be written to. One is named ``out`` or ``out_…``, a fresh array of the caller's. Results may
+be hundreds of megabytes, and NumPy asks the system for huge pages for such arrays, while Numba does not: the first
+touch of 64 MB took 45 ms in an array of Numba's, and 9 ms in one of NumPy's. The other is named ``scratch``, memory to
+work in that is touched once and for all: see `scratch_memory`.
 """
 
 import hashlib
@@ -52,9 +52,9 @@ _kept = threading.local()
 class Compiled:
     """A Python function that compiles itself, for the types of its arguments, when it is first called.
 
-    Arguments are arrays (C-contiguous, never written to except ``out`` and ``scratch``), ints, floats, bools and tuples
-    of ints; the results are in ``out`` or fresh arrays. Under ``NUMBA_DISABLE_JIT=1`` it stays the Python function that
-    it wraps.
+    Arguments are arrays (C-contiguous, never written to except ``out``, ``out_…`` and ``scratch``), ints, floats, bools
+    and tuples of ints; the results are in ``out`` or fresh arrays. Under ``NUMBA_DISABLE_JIT=1`` it stays the Python
+    function that it wraps.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -149,7 +149,8 @@ def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Cal
 def _argument_type(name: str, argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
         element = numba.from_dtype(argument.dtype)
-        return types.Array(element, argument.ndim, "C", readonly=name not in ("out", "scratch"))
+        written = name in ("out", "scratch") or name.startswith("out_")
+        return types.Array(element, argument.ndim, "C", readonly=not written)
     return numba.typeof(argument)
 
 

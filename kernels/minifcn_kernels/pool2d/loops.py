@@ -39,22 +39,23 @@ def max_pool2d_loops(
 ) -> tuple[Array, Array]:
     """`max_pool2d`: one thread owns one row of one output plane."""
     g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    y, index = _max_pool2d(x, (g.OH, g.OW), g.kernel, g.stride, g.padding, g.dilation)
+    y, index = np.empty(g.y_shape, x.dtype), np.empty(g.y_shape, INDEX)
+    _max_pool2d(y, index, x, g.kernel, g.stride, g.padding, g.dilation)
     return y, index
 
 
 @compiled
-def _max_pool2d(x: Array, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Array, Array]:
+def _max_pool2d(
+    out: Array, out_index: Array, x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
     N, C, H, W = x.shape
-    OH, OW = out
-    y = np.empty((N, C, OH, OW), x.dtype)
-    index = np.empty((N, C, OH, OW), np.int32)
+    OH, OW = out.shape[2:]
     for row in prange(N * C * OH):
         i = row % OH
         c = row // OH % C
         n = row // OH // C
-        y_row = y[n, c, i]
-        index_row = index[n, c, i]
+        y_row = out[n, c, i]
+        index_row = out_index[n, c, i]
         # Begin with the first element that each window sees: starting from −∞, an element of −∞ would never win.
         top = i * stride[0] - padding[0]
         h = first_inside(top, dilation[0])
@@ -76,7 +77,6 @@ def _max_pool2d(x: Array, out: Pair, kernel: Pair, stride: Pair, padding: Pair, 
                         take_larger(best, best_index, x_row, h * W + w0, 2)
                     else:
                         take_larger(best, best_index, x_row, h * W + w0, stride[1])
-    return y, index
 
 
 @inlined
@@ -112,25 +112,24 @@ def max_pool2d_grad_loops(
     g = pool_geometry(x_shape, kernel_size, stride, padding, dilation, ceil_mode)
     check_shape("max_pool2d_grad", "gy", gy.shape, g.y_shape)
     check_index(index, g)  # compiled code would write anywhere
-    gx: Array = _max_pool2d_grad(gy, index.astype(INDEX, copy=False), g.x_shape)
+    gx = np.empty(g.x_shape, gy.dtype)
+    _max_pool2d_grad(gx, gy, index.astype(INDEX, copy=False))
     return gx
 
 
 @compiled
-def _max_pool2d_grad(gy: Array, index: Array, x_shape: tuple[int, int, int, int]) -> Array:
-    N, C, H, W = x_shape
+def _max_pool2d_grad(out: Array, gy: Array, index: Array) -> None:
+    N, C, H, W = out.shape
     OH, OW = gy.shape[2:]
-    gx = np.empty(x_shape, gy.dtype)
     for plane in prange(N * C):
         c = plane % C
         n = plane // C
-        gx_plane = gx[n, c].reshape(H * W)
+        gx_plane = out[n, c].reshape(H * W)
         for position in range(H * W):
             gx_plane[position] = 0
         for i in range(OH):
             for j in range(OW):
                 gx_plane[index[n, c, i, j]] += gy[n, c, i, j]
-    return gx
 
 
 @avg_pool2d.implementation("numba")
@@ -146,20 +145,20 @@ def avg_pool2d_loops(
     """`avg_pool2d`: one thread owns one row of one output plane."""
     g = pool_geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
     rows, columns = window_counts(g, count_include_pad, x.dtype)
-    y: Array = _avg_pool2d(x, rows, columns, g.kernel, g.stride, g.padding)
+    y = np.empty(g.y_shape, x.dtype)
+    _avg_pool2d(y, x, rows, columns, g.kernel, g.stride, g.padding)
     return y
 
 
 @compiled
-def _avg_pool2d(x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
+def _avg_pool2d(out: Array, x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair) -> None:
     N, C, H, W = x.shape
     OH, OW = len(rows), len(columns)
-    y = np.empty((N, C, OH, OW), x.dtype)
     for row in prange(N * C * OH):
         i = row % OH
         c = row // OH % C
         n = row // OH // C
-        y_row = y[n, c, i]
+        y_row = out[n, c, i]
         for j in range(OW):
             y_row[j] = 0
         for r in range(kernel[0]):
@@ -177,7 +176,6 @@ def _avg_pool2d(x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pai
                         add_every(sums, x_row, stride[1])
         for j in range(OW):
             y_row[j] /= rows[i] * columns[j]
-    return y
 
 
 @inlined
@@ -202,29 +200,23 @@ def avg_pool2d_grad_loops(
     g = pool_geometry(x_shape, kernel_size, stride, padding, 1, ceil_mode)
     check_shape("avg_pool2d_grad", "gy", gy.shape, g.y_shape)
     rows, columns = window_counts(g, count_include_pad, gy.dtype)
-    gx: Array = _avg_pool2d_grad(gy, rows, columns, g.x_shape, g.kernel, g.stride, g.padding)
+    gx = np.empty(g.x_shape, gy.dtype)
+    _avg_pool2d_grad(gx, gy, rows, columns, g.kernel, g.stride, g.padding)
     return gx
 
 
 @compiled
 def _avg_pool2d_grad(
-    gy: Array,
-    rows: Array,
-    columns: Array,
-    x_shape: tuple[int, int, int, int],
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-) -> Array:
-    N, C, H, W = x_shape
+    out: Array, gy: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair
+) -> None:
+    N, C, H, W = out.shape
     OH, OW = len(rows), len(columns)
-    gx = np.empty(x_shape, gy.dtype)
     for plane in prange(N * C):
         c = plane % C
         n = plane // C
         for h in range(H):
             for w in range(W):
-                gx[n, c, h, w] = 0
+                out[n, c, h, w] = 0
         share = np.empty(OW, gy.dtype)  # what each element of a window gets
         for i in range(OH):
             for j in range(OW):
@@ -235,12 +227,11 @@ def _avg_pool2d_grad(
                     for s in range(kernel[1]):
                         offset = s - padding[1]
                         j0, j1 = valid_outputs(OW, W, offset, stride[1])
-                        gx_row = gx[n, c, h, j0 * stride[1] + offset :]
+                        gx_row = out[n, c, h, j0 * stride[1] + offset :]
                         if stride[1] == 1:
                             add_to_every(gx_row, share[j0:j1], 1)
                         else:
                             add_to_every(gx_row, share[j0:j1], stride[1])
-    return gx
 
 
 @inlined
