@@ -26,18 +26,30 @@ assert numba.config.CACHE_DIR == "the user's"
 """
 
 
-def run_program(cache):
-    """Run a kernel in a new process; return what it said."""
+# A convolution large enough for Winograd's algorithm, whose helpers are large, too; then a digest of its bits.
+CONVOLUTION = """
+import hashlib
+import numpy as np
+import minifcn_kernels as kernels
+
+x, w, b = (np.random.default_rng(0).standard_normal(s, np.float32) for s in ((1, 16, 40, 40), (32, 16, 3, 3), 32))
+with kernels.use_algorithm("winograd"):
+    y = kernels.conv2d(x, w, b, padding=1)
+print(hashlib.sha256(y.tobytes()).hexdigest())
+"""
+
+
+def run_program(cache, program=PROGRAM):
+    """Run a kernel in a new process; return what it printed and what it said."""
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env=os.environ | {"NUMBA_CACHE_DIR": str(cache), "NUMBA_DISABLE_JIT": "0"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout == ""
-    return process.stderr
+    return process.stdout + process.stderr
 
 
 def test_compiled_code_is_announced_kept_reused_and_repaired(tmp_path):
@@ -57,6 +69,12 @@ def test_compiled_code_is_announced_kept_reused_and_repaired(tmp_path):
         assert damaged.endswith("compiling it anew")
         assert compiling.startswith("minifcn: compiling kernels")
     assert run_program(tmp_path) == ""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_computes_the_same_bits_as_later_ones(tmp_path):
+    first = run_program(tmp_path, CONVOLUTION).splitlines()[0]
+    assert run_program(tmp_path, CONVOLUTION) == first + "\n"
 
 
 @pytest.fixture
