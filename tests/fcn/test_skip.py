@@ -226,7 +226,7 @@ class Mystery(nn.Module):
             nn.Sequential({"pool": nn.MaxPool2d(2)}, taps={2: ("pool", 1)}),
             {"stride": 2},
             TypeError,
-            "first layer with a window, pool, must be an nn.Conv2d",
+            "must be an nn.Conv2d, which can pad the image, got pool: MaxPool2d",
         ),
     ],
 )
