@@ -13,11 +13,11 @@ Multiplication"): the register tile reads both sides from copies, *panels*, in j
     panel[n // width, d, n % width]          width: ROWS on the left, VECTORS vectors on the right
 
 of which a slice of `DEPTH` by one tile width stays in the first-level cache while the tile goes down the rows, and
-`COLUMNS` of them, with a lot of `LEFT_ROWS` rows, in the second. Each number of a panel is used a hundred times and
+`TILES` of them, with a lot of `LEFT_ROWS` rows, in the second. Each number of a panel is used a hundred times and
 more, so the copy costs little, the more so as it goes by whole vectors: neighbours along n are copied as such, and
 neighbours along d are turned by `interleave`. Sums go to where the result lies, but for those at its edges.
 
-A thread's scratch memory is its two panels: 0.3 MB with AVX2 and float32; it does not grow with the maps.
+A thread's scratch memory is its two panels, 0.5 MB with AVX2 and float32; it does not grow with the maps.
 """
 
 import itertools
