@@ -114,8 +114,8 @@ def inlined_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _inlined(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
-    # Always inlined. Left to LLVM, a large helper may be called, and the linker takes whichever copy of it came first: in
-    # the process that compiles, one that was optimised on its own, with other bits than later processes get.
+    # Always inlined. Left to LLVM, a large helper may be called, and the linker takes whichever copy of it came first:
+    # in the process that compiles, one that was optimised on its own, with other bits than later processes get.
     # Never called from Python, it needs no wrapper for that: a sixth less to compile.
     helper: Callable[..., Any] = numba.njit(
         fastmath=fastmath, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True

@@ -22,8 +22,8 @@ UNITS = {
     "AVX-512": ("x86_64", {"avx512f": True}, "x86_64-unknown-linux-gnu", "skylake-avx512"),
     "NEON": ("aarch64", {}, "aarch64-unknown-linux-gnu", "neoverse-n1"),
 }
-# Stores and loads of vectors on the stack, in one step. With AVX-512 LLVM 22 loads all 8 rows of a before it multiplies;
-# these, 24 sums and 3 vectors of b are more than 32 registers: so it stores a few, beside 24 multiply-adds.
+# Stores and loads of vectors on the stack in one step. With AVX-512 LLVM 22 loads all 8 rows of a, then multiplies.
+# These, 24 sums and 3 vectors of b are more than 32 registers: so it stores a few, beside 24 multiply-adds.
 SPILLS = {("AVX-512", "tile"): 14}
 
 
