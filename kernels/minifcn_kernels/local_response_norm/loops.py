@@ -19,15 +19,15 @@ from minifcn_kernels.local_response_norm.contract import (
 def local_response_norm_loops(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """`local_response_norm`, row by row."""
     check_constants(size, alpha, k)
-    y: Array = _local_response_norm(x, size, float(alpha), float(beta), float(k))
+    y = np.empty(x.shape, x.dtype)
+    _local_response_norm(y, x, size, float(alpha), float(beta), float(k))
     return y
 
 
 @compiled
-def _local_response_norm(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+def _local_response_norm(out: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> None:
     N, C, H, W = x.shape
     exponent = x.dtype.type(-beta)  # of the data's own type: a float64 here would make every power a float64 one
-    y = np.empty(x.shape, x.dtype)
     for row in prange(N * H):
         n = row // H
         h = row % H
@@ -35,8 +35,7 @@ def _local_response_norm(x: Array, size: int, alpha: float, beta: float, k: floa
         for c in range(C):
             fill_scale(scale, x[n], h, c, size, alpha, k)
             for w in range(W):
-                y[n, c, h, w] = x[n, c, h, w] * scale[w] ** exponent
-    return y
+                out[n, c, h, w] = x[n, c, h, w] * scale[w] ** exponent
 
 
 @inlined
@@ -53,16 +52,16 @@ def fill_scale(scale: Array, x: Array, h: int, c: int, size: int, alpha: float, 
 def local_response_norm_grad_loops(gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """`local_response_norm_grad`, row by row."""
     check_constants(size, alpha, k)
-    gx: Array = _local_response_norm_grad(gy, x, size, float(alpha), float(beta), float(k))
+    gx = np.empty(x.shape, x.dtype)
+    _local_response_norm_grad(gx, gy, x, size, float(alpha), float(beta), float(k))
     return gx
 
 
 @compiled
-def _local_response_norm_grad(gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+def _local_response_norm_grad(out: Array, gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> None:
     N, C, H, W = x.shape
     factor = x.dtype.type(2 * alpha * beta / size)
     exponent = x.dtype.type(-beta)
-    gx = np.empty(x.shape, x.dtype)
     for row in prange(N * H):
         n = row // H
         h = row % H
@@ -71,10 +70,9 @@ def _local_response_norm_grad(gy: Array, x: Array, size: int, alpha: float, beta
         for c in range(C):
             fill_scale(scale, x[n], h, c, size, alpha, k)
             for w in range(W):
-                gx[n, c, h, w] = gy[n, c, h, w] * scale[w] ** exponent
-                through_scale[c, w] = gx[n, c, h, w] * x[n, c, h, w] / scale[w]
+                out[n, c, h, w] = gy[n, c, h, w] * scale[w] ** exponent
+                through_scale[c, w] = out[n, c, h, w] * x[n, c, h, w] / scale[w]
         for c in range(C):
             for e in range(max(0, c - (size - 1) // 2), min(C, c + size // 2 + 1)):
                 for w in range(W):
-                    gx[n, c, h, w] -= factor * x[n, c, h, w] * through_scale[e, w]
-    return gx
+                    out[n, c, h, w] -= factor * x[n, c, h, w] * through_scale[e, w]
