@@ -134,6 +134,12 @@ SHAPES = {
     "more products than are scattered at a time": ((1, 3, 79, 79), (24, 3, 30, 30), {}),
     "1×1 with a stride": ((2, 6, 11, 13), (9, 6, 1, 1), {"stride": 2}),
     "depthwise": ((2, 5, 19, 23), (5, 1, 3, 3), {"padding": 1, "groups": 5}),
+    "depthwise as wide as its input, but lower": (
+        (2, 3, 9, 11),
+        (3, 1, 4, 5),
+        {"padding": (1, 4), "dilation": (1, 2), "groups": 3},
+    ),
+    "depthwise on a map narrower than its filter": ((2, 3, 4, 2), (3, 1, 3, 7), {"padding": (1, 3), "groups": 3}),
     "depthwise in bands": ((1, 2, 120, 130), (2, 1, 5, 5), {"padding": 2, "groups": 2}),
     "depthwise, dilated, with a stride": ((2, 3, 40, 30), (3, 1, 3, 4), {"stride": (3, 2), "dilation": 3, "groups": 3}),
     "depthwise with two filters a channel": ((2, 5, 19, 23), (10, 1, 3, 3), {"stride": 2, "groups": 5}),
