@@ -96,9 +96,10 @@ def use_algorithm(name: str) -> Iterator[None]:
     """Let the backend ``"numba"`` compute convolutions by algorithm ``name`` inside a ``with``.
 
     ``"loops"`` is the plain nest of loops, ``"direct"`` the register tile. ``"winograd"`` is Winograd's F(4×4, 3×3) for
-    all it can do (3×3 filters, no stride, no dilation, float32), and the register tile for the rest. ``"auto"`` (the
-    default) chooses for every convolution by its geometry, never by timing; float64 never gets Winograd. The choice
-    belongs to the current thread or task.
+    all float32 convolutions in which it saves multiplications (on a GPU 3×3 filters without stride or dilation; on the
+    CPU others, too, but no input gradient with a stride), and the register tile for the rest. ``"auto"`` (the default)
+    chooses for every convolution by its geometry, never by timing; float64 never gets Winograd. The choice belongs to
+    the current thread or task.
 
     Raises:
         ValueError: no algorithm has that name.

@@ -12,7 +12,8 @@ There are two of them. `tile` is the one just described; `dot_tile` multiplies v
 long sum runs along the memory. Three helpers bring what they read into place: `move_vector`, `interleave` and
 `prefetch`.
 
-No compiler makes this from loops reliably, so this file, and this file alone, writes LLVM's intermediate code.
+No compiler makes this from loops reliably, so this file writes LLVM's intermediate code. Only Winograd's transforms do
+so elsewhere, in ``conv2d/vectors.py``.
 """
 
 import platform

@@ -11,7 +11,8 @@ from minifcn.testing.failure import BackendError, Mismatch, describe, first_mism
 from minifcn_kernels import dispatch
 from minifcn_kernels.conv2d.choose import winograd_applies
 from minifcn_kernels.conv2d.contract import conv_geometry
-from minifcn_kernels.conv2d.winograd_transforms import FORWARD_GROWTH, TILE, WEIGHT_GROWTH, error_bound
+from minifcn_kernels.conv2d.winograd_tiles import lay_out, tile_rows
+from minifcn_kernels.conv2d.winograd_transforms import FORWARD_GROWTH, WEIGHT_GROWTH, error_bound
 from minifcn_kernels.cuda.device import is_cupy, to_device
 from minifcn_kernels.dispatch import Kernel, Policy, current_policy, use_policy
 from minifcn_kernels.jit import Array
@@ -88,12 +89,14 @@ def _winograd_tolerance(kernel: Kernel, arguments: Arguments) -> float:
     shapes |= {name.removesuffix("_shape"): a for name, a in arguments.items() if name.endswith("_shape")}
     options = [arguments.get(*option) for option in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))]
     g = conv_geometry(shapes["x"], shapes["w"], *options)
-    if not winograd_applies(g, np.dtype(np.float32)):
+    if not winograd_applies(g, np.dtype(np.float32), of_input=kernel.name == "conv2d_grad_input"):
         return 0.0
+    grid, origins = lay_out(g)
+    rows, columns = tile_rows(g.N, grid)
     terms = {
-        "conv2d": g.C // g.groups,
-        "conv2d_grad_input": g.K // g.groups,
-        "conv2d_grad_weight": g.N * -(-g.OH // TILE) * -(-g.OW // TILE),
+        "conv2d": len(origins) * g.C // g.groups,
+        "conv2d_grad_input": len(origins) * g.K // g.groups,
+        "conv2d_grad_weight": rows * columns,
     }
     growth = WEIGHT_GROWTH if kernel.name == "conv2d_grad_weight" else FORWARD_GROWTH
     largest = [float(np.abs(arguments[name]).max(initial=0)) for name in ("x", "w", "gy") if name in arguments]

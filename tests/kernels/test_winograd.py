@@ -1,6 +1,7 @@
 """Winograd's algorithm: its algebra, its error, its edges, and where it is chosen."""
 
 from contextlib import contextmanager
+from math import gcd
 
 import numba
 import numpy as np
@@ -13,7 +14,8 @@ from geometry import SEEDS, normal, whole
 from minifcn.testing.data import strided
 from minifcn_kernels.conv2d import choose, winograd, winograd_grad_weight
 from minifcn_kernels.conv2d import winograd_transforms as transforms
-from minifcn_kernels.conv2d.contract import conv_geometry
+from minifcn_kernels.conv2d.contract import backwards, conv_geometry
+from minifcn_kernels.conv2d.winograd_tiles import lay_out, tile_rows
 
 U = 2.0**-24  # float32's unit roundoff
 
@@ -28,8 +30,9 @@ def threads(number):
         numba.set_num_threads(before)
 
 
-def geometry(N, C, K, size, padding=(1, 1), groups=1):
-    return conv_geometry((N, C, *size), (K, C // groups, 3, 3), 1, padding, 1, groups)
+def geometry(N, C, K, size, padding=(1, 1), groups=1, filters=(3, 3), **options):
+    options = {"stride": 1, "dilation": 1} | options
+    return conv_geometry((N, C, *size), (K, C // groups, *filters), padding=padding, groups=groups, **options)
 
 
 def arrays(g, seed, make=normal, dtype=np.float32):
@@ -39,7 +42,7 @@ def arrays(g, seed, make=normal, dtype=np.float32):
 
 
 def three_sums(g, x, w, b, gy):
-    options = {"padding": g.padding, "groups": g.groups}
+    options = {"stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": g.groups}
     return (
         kernels.conv2d(x, w, b, **options),
         kernels.conv2d_grad_input(gy, w, g.x_shape, **options),
@@ -55,10 +58,16 @@ def geometries(draw):
     """
     groups = draw(st.integers(1, 3))
     C, K = (groups * draw(st.integers(1, 9)) for _ in range(2))
-    outputs = draw(st.integers(1, 11)), draw(st.integers(1, 40))  # a row may be longer than a vector
-    padding = tuple(draw(st.integers(0, min(2, (size + 1) // 2))) for size in outputs)
-    size = tuple(o + 2 - 2 * p for o, p in zip(outputs, padding, strict=True))
-    return geometry(draw(st.integers(0, 3)), C, K, size, padding, groups)
+    axes = []
+    for longest in (11, 40):  # a row may be longer than a vector
+        outputs, taps = draw(st.integers(1, longest)), draw(st.integers(1, 7))
+        stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+        padded = (outputs - 1) * stride + dilation * (taps - 1) + 1 + draw(st.integers(0, stride - 1))
+        padding = draw(st.integers(0, min(3, (padded - 1) // 2)))
+        axes.append((padded - 2 * padding, taps, stride, dilation, padding))
+    size, filters, stride, dilation, padding = zip(*axes, strict=True)
+    N = draw(st.integers(0, 3))
+    return geometry(N, C, K, size, padding, groups, filters, stride=stride, dilation=dilation)
 
 
 # Each goes through another corner of how the work is cut.
@@ -75,63 +84,119 @@ SHAPES = {
     "an empty batch": geometry(0, 3, 4, (8, 8)),
     "padding beyond the filter": geometry(1, 3, 4, (4, 5), (7, 5)),
     "unequal paddings": geometry(2, 4, 4, (9, 6), (0, 2)),
+    "several batches of boxes": geometry(2, 130, 70, (44, 60)),
+    "dilation": geometry(2, 6, 5, (19, 21), (2, 2), dilation=2),
+    "more classes than outputs": geometry(2, 4, 3, (9, 30), (0, 1), dilation=(4, 6)),
+    "filters of 5×5, in groups": geometry(2, 6, 4, (13, 17), (2, 2), groups=2, filters=(5, 5)),
+    "more virtual channels than a lot": geometry(1, 30, 9, (10, 11), (3, 3), filters=(7, 4)),
+    "filters of 11×11 by 4": geometry(1, 3, 9, (60, 62), (2, 2), filters=(11, 11), stride=4),
+    "filters of 7×5 by 2 and 3, turned about": geometry(1, 4, 40, (30, 44), (3, 0), filters=(7, 5), stride=(2, 3)),
+    "stride and dilation that share a factor": geometry(
+        2, 3, 5, (40, 40), (6, 4), filters=(7, 7), stride=4, dilation=6
+    ),
+    "filters of two taps": geometry(2, 5, 6, (9, 12), (1, 0), filters=(2, 2)),
 }
 
 
+def terms(g):
+    """Return how many products are added up at a point: forward, for the input's gradient, for the weight's."""
+    grid, origins = lay_out(g)
+    rows, columns = tile_rows(g.N, grid)
+    return len(origins) * g.C // g.groups, len(origins) * g.K // g.groups, rows * columns
+
+
 def magnitudes(g, x, w, b, gy):
-    """Return for each result the magnitudes that its error bound multiplies, in float64 and by the definition."""
-    N, G = g.N, g.groups
-    TH, TW = -(-g.OH // 4), -(-g.OW // 4)
+    """Return for each result the magnitudes that its error bound multiplies, in float64 and by the definition.
+
+    For the input's gradient none if there is a stride, because that is another algorithm's.
+    """
     A, B, F = (np.abs(matrix) for matrix in (transforms.A_T, transforms.B_T, transforms.G))
-
-    def tiles(image, top, left, TH, TW, reach):
-        """(N, G, channels, TH, TW, reach, reach): what every tile meets, from the image padded by top and left."""
-        sizes = [
-            max(4 * count + 2, first + size)
-            for count, first, size in zip((TH, TW), (top, left), image.shape[2:], strict=True)
-        ]
-        padded = np.zeros((*image.shape[:2], *sizes))
-        padded[:, :, top : top + image.shape[2], left : left + image.shape[3]] = image
-        views = np.lib.stride_tricks.sliding_window_view(padded, (reach, reach), axis=(2, 3))
-        return views[:, :, ::4, ::4][:, :, :TH, :TW].reshape(N, G, image.shape[1] // G, TH, TW, reach, reach)
-
-    def convolution(image, filters, padding, OH, OW):
-        TH, TW = -(-OH // 4), -(-OW // 4)
-        crop = [max(0, -p) for p in padding]
-        d = tiles(image[:, :, crop[0] :, crop[1] :], max(0, padding[0]), max(0, padding[1]), TH, TW, 6)
-        data = np.einsum("ih,ngcyxhw,jw->ngcyxij", B, d, B)
-        taps = np.einsum("ir,gkcrs,js->gkcij", F, filters, F)
-        y = np.einsum("pi,ngcyxij,gkcij,qj->ngkypxq", A, data, taps, A, optimize=True)
-        return y.reshape(N, G * filters.shape[1], 4 * TH, 4 * TW)[:, :, :OH, :OW]
-
     x, w, b, gy = (np.abs(array) for array in (x, w, b, gy))
-    filters = w.reshape(G, g.K // G, g.C // G, 3, 3)
-    turned = filters[..., ::-1, ::-1].transpose(0, 2, 1, 3, 4)
-    data = np.einsum("ih,ngcyxhw,jw->ngcyxij", B, tiles(x, *g.padding, TH, TW, 6), B)
-    gradient = np.einsum("pi,ngkyxpq,qj->ngkyxij", A, tiles(gy, 0, 0, TH, TW, 4), A)
-    gw = np.einsum("ir,ngcyxij,ngkyxij,js->gkcrs", F, data, gradient, F, optimize=True)
-    return (
-        convolution(x, filters, g.padding, g.OH, g.OW) + b[:, None, None],
-        convolution(gy, turned, (2 - g.padding[0], 2 - g.padding[1]), g.H, g.W),
-        gw.reshape(g.w_shape),
+
+    def parts(g):
+        """Yield for each class and origin: where its outputs, inputs and taps begin, and steps between them."""
+        steps = [
+            (s // gcd(s, d), d // gcd(s, d), s * d // gcd(s, d)) for s, d in zip(g.stride, g.dilation, strict=True)
+        ]
+        (apart_h, every_h, step_h), (apart_w, every_w, step_w) = steps
+        for i, j in np.ndindex(min(every_h, g.OH), min(every_w, g.OW)):
+            for r, s in np.ndindex(g.R, g.S):
+                if r // apart_h % 3 == 0 and s // apart_w % 3 == 0:
+                    top = i * g.stride[0] + r * g.dilation[0] - g.padding[0]
+                    left = j * g.stride[1] + s * g.dilation[1] - g.padding[1]
+                    rows, columns = slice(r, r + 3 * apart_h, apart_h), slice(s, s + 3 * apart_w, apart_w)
+                    yield np.s_[..., i::every_h, j::every_w], (top, left), (step_h, step_w), np.s_[..., rows, columns]
+
+    def tiles(image, first, step, count, reach):
+        """(N, G, channels, *count, reach, reach): what tiles meet, of every ``step``-th number from ``first`` on."""
+        index = [
+            f + s * (4 * np.arange(n)[:, None] + np.arange(reach)) for f, s, n in zip(first, step, count, strict=True)
+        ]
+        inside = [(h >= 0) & (h < size) for h, size in zip(index, image.shape[2:], strict=True)]
+        h, w = (np.where(mask, h, 0) for mask, h in zip(inside, index, strict=True))
+        met = image[:, :, h[:, None, :, None], w[None, :, None, :]]
+        met = met * (inside[0][:, None, :, None] & inside[1][None, :, None, :])
+        return met.reshape(len(image), g.groups, image.shape[1] // g.groups, *met.shape[2:])
+
+    def to_points(image, first, step, count):
+        return np.einsum("ih,ngcyxhw,jw->ngcyxij", B, tiles(image, first, step, count, 6), B)
+
+    def three_by_three(filters):
+        return np.pad(filters, [(0, 0)] * (filters.ndim - 2) + [(0, 3 - size) for size in filters.shape[-2:]])
+
+    def convolution(g, image, filters):
+        y = np.zeros(g.y_shape)
+        for outputs, first, step, taps in parts(g):
+            count = [-(-size // 4) for size in y[outputs].shape[2:]]
+            data = to_points(image, first, step, count)
+            points = np.einsum("ir,gkcrs,js->gkcij", F, three_by_three(filters[taps]), F)
+            part = np.einsum("pi,ngcyxij,gkcij,qj->ngkypxq", A, data, points, A, optimize=True)
+            part = part.reshape(g.N, g.K, 4 * count[0], 4 * count[1])
+            y[outputs] += part[:, :, : y[outputs].shape[2], : y[outputs].shape[3]]
+        return y
+
+    def grad_weight():
+        gw = np.zeros((g.groups, g.K // g.groups, g.C // g.groups, g.R, g.S))
+        for outputs, first, step, taps in parts(g):
+            count = [-(-size // 4) for size in gy[outputs].shape[2:]]
+            gradient = np.einsum("pi,ngkyxpq,qj->ngkyxij", A, tiles(gy[outputs], (0, 0), (1, 1), count, 4), A)
+            data = to_points(x, first, step, count)
+            part = np.einsum("ir,ngcyxij,ngkyxij,js->gkcrs", F, data, gradient, F, optimize=True)
+            gw[taps] += part[..., : gw[taps].shape[-2], : gw[taps].shape[-1]]
+        return gw.reshape(g.w_shape)
+
+    filters = w.reshape(g.groups, g.K // g.groups, g.C // g.groups, g.R, g.S)
+    turned = filters[..., ::-1, ::-1].swapaxes(1, 2)
+    gx = convolution(backwards(g), gy, turned) if g.stride == (1, 1) else None
+    return convolution(g, x, filters) + b[:, None, None], gx, grad_weight()
+
+
+def winograd_sums(g, x, w, b, gy):
+    """Return the sums by Winograd's algorithm, whether it pays or not; but not the one that it cannot do."""
+    gx = (
+        winograd.conv2d_grad_input_winograd(gy, w, g)
+        if g.stride == (1, 1)
+        else kernels.conv2d_grad_input(
+            gy, w, g.x_shape, stride=g.stride, padding=g.padding, dilation=g.dilation, groups=g.groups
+        )
     )
+    return winograd.conv2d_winograd(x, w, b, g), gx, winograd_grad_weight.conv2d_grad_weight_winograd(x, gy, g)
 
 
 def check_error(g, seed):
     data = arrays(g, seed)
     before = [array.copy() for array in data]
-    with kernels.use_algorithm("winograd"):
-        actual = three_sums(g, *data)
+    actual = winograd_sums(g, *data)
     for array, copy in zip(data, before, strict=True):
         np.testing.assert_array_equal(array, copy)
     exact = [array.astype(np.float64) for array in data]
     with kernels.use_backend("numpy"):
         expected = three_sums(g, *exact)
-    terms = g.C // g.groups, g.K // g.groups, g.N * -(-g.OH // 4) * -(-g.OW // 4)
-    for n, got, right, size in zip(terms, actual, expected, magnitudes(g, *exact), strict=True):
+    for n, got, right, size in zip(terms(g), actual, expected, magnitudes(g, *exact), strict=True):
         gamma = (28 + n) * U / (1 - (28 + n) * U)
         assert got.dtype == np.float32
-        assert (np.abs(got - right) <= gamma * size).all()
+        if size is not None:
+            assert (np.abs(got - right) <= gamma * size).all()
 
 
 def test_the_functions_multiply_by_the_matrices():
@@ -143,7 +208,7 @@ def test_the_functions_multiply_by_the_matrices():
         (transforms.times_a, transforms.A_T.T),
         (transforms.times_g_t, transforms.G.T),
     ):
-        columns = [times.py_func(*column) for column in np.eye(matrix.shape[1], dtype=np.float32)]
+        columns = [times(*column) for column in np.eye(matrix.shape[1], dtype=np.float32)]
         np.testing.assert_allclose(np.transpose(columns), matrix, rtol=2 * U, atol=0)
 
 
@@ -171,19 +236,17 @@ def test_the_error_is_no_more_than_that_of_rounding(name):
     data = arrays(g, 0, whole)
     with kernels.use_backend("numpy"):
         expected = three_sums(g, *data)
-    with kernels.use_algorithm("winograd"):
-        for got, right in zip(three_sums(g, *data), expected, strict=True):
-            np.testing.assert_allclose(got, right, rtol=0, atol=0.05)
+    for got, right in zip(winograd_sums(g, *data), expected, strict=True):
+        np.testing.assert_allclose(got, right, rtol=0, atol=0.05)
 
 
 def test_the_bound_on_all_outputs_is_no_less_than_that_on_each():
     g = SHAPES["groups, and boxes of several images"]
     x, w, b, gy = arrays(g, 3, dtype=np.float64)
     each = magnitudes(g, x, w, 0 * b, gy)
-    terms = g.C // g.groups, g.K // g.groups, g.N * -(-g.OH // 4) * -(-g.OW // 4)
     growths = transforms.FORWARD_GROWTH, transforms.FORWARD_GROWTH, transforms.WEIGHT_GROWTH
     operands = (x, w), (gy, w), (x, gy)
-    for n, growth, (a, c), size in zip(terms, growths, operands, each, strict=True):
+    for n, growth, (a, c), size in zip(terms(g), growths, operands, each, strict=True):
         gamma = (28 + n) * U / (1 - (28 + n) * U)
         assert transforms.error_bound(n, growth, np.abs(a).max() * np.abs(c).max()) >= gamma * size.max()
 
@@ -192,11 +255,10 @@ def test_the_bound_on_all_outputs_is_no_less_than_that_on_each():
 def test_one_thread_and_two_give_the_same_bits(name):
     g = SHAPES[name]
     data = arrays(g, 1)
-    with kernels.use_algorithm("winograd"):
-        with threads(1):
-            one = three_sums(g, *data)
-        with threads(2):
-            two = three_sums(g, *data)
+    with threads(1):
+        one = winograd_sums(g, *data)
+    with threads(2):
+        two = winograd_sums(g, *data)
     for a, b in zip(one, two, strict=True):
         assert a.tobytes() == b.tobytes()
 
@@ -244,9 +306,11 @@ def test_winograd_is_run_for_all_it_can_do_and_for_nothing_else(monkeypatch):
         ran.clear()
         three_sums(can, *arrays(can, 0, dtype=np.float64))
         x, w = normal(0, (1, 2, 9, 9), np.float32), normal(1, (3, 2, 3, 3), np.float32)
-        kernels.conv2d(x, w, stride=2)
-        kernels.conv2d(x, w, dilation=2)
-        kernels.conv2d(x, normal(1, (3, 2, 3, 1), np.float32))
+        w5 = normal(1, (3, 2, 5, 5), np.float32)
+        kernels.conv2d(x, w, stride=2)  # four origins of 36 products each, in place of 16·9
+        kernels.conv2d(x, normal(1, (3, 2, 1, 1), np.float32))
+        strided = geometry(1, 2, 3, (29, 29), filters=(5, 5), stride=2)
+        kernels.conv2d_grad_input(normal(0, strided.y_shape, np.float32), w5, strided.x_shape, stride=2, padding=1)
         assert ran == []
 
 
@@ -261,11 +325,29 @@ def test_auto_takes_winograd_where_it_pays(monkeypatch):
     assert ran == []
 
 
+def pays(g):
+    """Return for each sum whether it is done by Winograd's algorithm in float32."""
+    forward, back = (choose.winograd_applies(g, np.dtype(np.float32), of_input=of_input) for of_input in (False, True))
+    return (
+        forward and choose.winograd_pays(g),
+        back and choose.winograd_pays(backwards(g)),
+        forward and choose.winograd_pays_for_weights(g),
+    )
+
+
 def test_outputs_that_a_tile_lacks_count_against_winograd():
     """A map of one pixel takes 36 products where 9 are enough, however many images fill the register tile."""
     for N in (1, 16, 1000):
-        assert not choose.winograd_pays(512, 512, N, 1, 1)
-        assert not choose.winograd_pays_for_weights(512, 512, N, 1, 1)
-    assert choose.winograd_pays(512, 512, 1, 14, 14)
-    assert choose.winograd_pays_for_weights(64, 64, 8, 32, 32)
-    assert not choose.winograd_pays(512, 512, 0, 14, 14)
+        assert pays(geometry(N, 512, 512, (1, 1))) == (False, False, False)
+    assert pays(geometry(1, 512, 512, (14, 14))) == (True, True, True)
+    assert pays(geometry(8, 64, 64, (32, 32))) == (True, True, True)
+    assert pays(geometry(0, 512, 512, (14, 14))) == (False, False, False)
+
+
+def test_winograd_pays_for_larger_filters_dilations_and_strides_with_many_taps():
+    assert pays(geometry(4, 64, 64, (64, 64), (2, 2), dilation=2)) == (True, True, True)
+    assert pays(geometry(1, 96, 256, (86, 86), (2, 2), groups=2, filters=(5, 5))) == (True, True, True)
+    large = geometry(1, 3, 96, (500, 500), (100, 100), filters=(11, 11), stride=4)
+    assert pays(large) == (True, False, True)
+    # 512 or 4096 channels with 9 origins each: their transforms would fill the memory, and serve few tiles.
+    assert pays(geometry(1, 512, 4096, (22, 22), (0, 0), filters=(7, 7))) == (False, False, False)

@@ -21,8 +21,16 @@ from minifcn_kernels.conv2d import (
     winograd,
     winograd_grad_weight,
 )
-from minifcn_kernels.conv2d.contract import ConvGeometry, conv2d, conv2d_grad_input, conv2d_grad_weight, conv_geometry
-from minifcn_kernels.conv2d.winograd_transforms import POSITIONS, TILE, WIDTH, cut_into_boxes, panels_in
+from minifcn_kernels.conv2d.contract import (
+    ConvGeometry,
+    backwards,
+    conv2d,
+    conv2d_grad_input,
+    conv2d_grad_weight,
+    conv_geometry,
+)
+from minifcn_kernels.conv2d.winograd_tiles import POSITIONS, WIDTH, cut_into_boxes, lay_out, panels_in, tile_rows
+from minifcn_kernels.conv2d.winograd_transforms import POINTS, TILE
 from minifcn_kernels.dispatch import check_shape, current_policy
 from minifcn_kernels.jit import Array
 from minifcn_kernels.spatial import IntOrPair
@@ -54,11 +62,16 @@ GRAD_WEIGHT = {
 }
 
 # What F(4×4, 3×3) costs, in multiply-adds that the register tile makes in the same time: for one tile of 4×4 outputs,
-# one incoming and one outgoing channel. It makes 36, and has a share in every transform. Fitted to 21 geometries on one
-# core with AVX2 (Zen 3), 3 to 512 channels and 1² to 224² pixels. A direct convolution makes 9 for every output that
-# there is, at four fifths of the tile's speed.
-DATA, BACK, FILTER = 1500, 1000, 700
-GRADIENT, WEIGHT = 2000, 2500  # for the weight gradient, in place of the latter two
+# one incoming virtual channel and one outgoing channel. It makes 36, and has a share in every transform. Measured on
+# one core with AVX2 (Zen 3), in 5 layers of 3 to 96 channels: data and outputs that lie in memory side by side, and
+# those `APART`, which a stride or a dilation leaves between them.
+DATA, BACK, FILTER = 1000, 600, 1000
+GRADIENT, WEIGHT = 700, 1300  # for the weight gradient, in place of the latter two
+APART = 600
+# Virtual channels whose transforms take 57 MB a thread.
+MOST_CHANNELS = 4096
+# A direct convolution makes R·S for every output that there is, at four fifths of the tile's speed.
+DIRECT = 5 / 4
 
 # From this stride on, single maps are stretched rather than taken apart into phases: forward and back on 21 maps with
 # filters of twice the stride, that takes 1.3 and 1.4 times as long by 2, as long by 3, and 0.8 by 4, 0.5 and 0.6 by 8,
@@ -66,35 +79,51 @@ GRADIENT, WEIGHT = 2000, 2500  # for the weight gradient, in place of the latter
 STRETCHED_STRIDE = 4
 
 
-def winograd_applies(g: ConvGeometry, dtype: Any) -> bool:
-    """Return whether this is a convolution that F(4×4, 3×3) can do."""
-    return (g.R, g.S, g.stride, g.dilation) == (3, 3, (1, 1), (1, 1)) and dtype == np.float32
+def winograd_applies(g: ConvGeometry, dtype: Any, *, of_input: bool = False) -> bool:
+    """Return whether F(4×4, 3×3) can do a convolution, or its input gradient, and takes fewer multiplications."""
+    _, origins = lay_out(g)
+    saves = POINTS * len(origins) < TILE * TILE * g.R * g.S
+    fits = len(origins) * (g.K if of_input else g.C) // g.groups <= MOST_CHANNELS
+    return bool(dtype == np.float32 and saves and fits and not (of_input and g.stride != (1, 1)))
 
 
 @lru_cache(maxsize=256)
-def winograd_pays(inputs: int, outputs: int, N: int, OH: int, OW: int) -> bool:
-    """Return whether F(4×4, 3×3) is faster from ``inputs`` to ``outputs`` channels, for N maps of OH × OW."""
-    tiles = max(1, N * -(-OH // TILE) * -(-OW // TILE))
-    positions = WIDTH * int(panels_in(cut_into_boxes(N, OH, OW, POSITIONS)).sum())  # those in vain included
-    cost = 36 * positions / tiles + DATA / outputs + BACK / inputs + FILTER / tiles
-    return cost < direct_cost(tiles, N * OH * OW)
+def winograd_pays(g: ConvGeometry) -> bool:
+    """Return whether F(4×4, 3×3) is faster for a convolution; for an input gradient, ask about `backwards`."""
+    grid, origins = lay_out(g)
+    rows, columns = tile_rows(g.N, grid)
+    tiles = max(1, rows * columns)
+    positions = WIDTH * int(panels_in(cut_into_boxes(rows, columns, POSITIONS)).sum())  # those in vain included
+    data = DATA + APART * int(grid["step_w"][0] > 1)
+    back = BACK + APART * int(grid["every_w"][0] > 1)
+    inputs, outputs = g.C // g.groups, g.K // g.groups
+    cost = len(origins) * (POINTS * positions / tiles + data / outputs + FILTER / tiles) + back / inputs
+    return cost < direct_cost(g, tiles)
 
 
-def winograd_pays_for_weights(inputs: int, outputs: int, N: int, OH: int, OW: int) -> bool:
-    """Return whether F(4×4, 3×3) is faster for the weight gradient of such a convolution."""
-    tiles = max(1, N * -(-OH // TILE) * -(-OW // TILE))
-    columns = WIDTH * -(-outputs // WIDTH)  # those in vain included
-    cost = 36 * columns / outputs + DATA / outputs + GRADIENT / inputs + WEIGHT / tiles
-    return cost < direct_cost(tiles, N * OH * OW)
+@lru_cache(maxsize=256)
+def winograd_pays_for_weights(g: ConvGeometry) -> bool:
+    """Return whether F(4×4, 3×3) is faster for the weight gradient of a convolution."""
+    grid, origins = lay_out(g)
+    rows, columns = tile_rows(g.N, grid)
+    tiles = max(1, rows * columns)
+    data = DATA + APART * int(grid["step_w"][0] > 1)
+    gradient = GRADIENT + APART * int(grid["every_w"][0] > 1)
+    inputs, outputs = g.C // g.groups, g.K // g.groups
+    vectors = WIDTH * -(-outputs // WIDTH) / outputs  # those in vain included
+    cost = len(origins) * (POINTS * vectors + data / outputs + WEIGHT / tiles) + gradient / inputs
+    return cost < direct_cost(g, tiles)
 
 
-def direct_cost(tiles: int, pixels: int) -> float:
+def direct_cost(g: ConvGeometry, tiles: int) -> float:
     """Return the cost of the direct way, for a tile that has as many outputs as tiles have on average."""
-    return 9 * pixels / tiles * 5 / 4
+    return DIRECT * g.R * g.S * g.N * g.OH * g.OW / tiles
 
 
-def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool) -> str:
+def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool, *, of_input: bool = False) -> str:
     """Return a name from the tables above, for a sum that makes ``outputs`` from the same inputs.
+
+    ``of_input`` says that it is the gradient of the input.
 
     By ``"auto"``, Winograd's algorithm is taken for float32 where it applies and ``pays``. With one output the rows of
     the register tile have nothing to share, and most of its arithmetic would be thrown away: that is for the loops, or
@@ -112,7 +141,7 @@ def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool) -> str:
         raise RuntimeError(
             f"algorithm {algorithm!r} exists in compiled code only; unset NUMBA_DISABLE_JIT, or use_algorithm('loops')"
         )
-    if algorithm == "winograd" and not winograd_applies(g, dtype):
+    if algorithm == "winograd" and not winograd_applies(g, dtype, of_input=of_input):
         algorithm = "direct"
     return direct_way(g) if algorithm == "direct" else algorithm
 
@@ -137,8 +166,7 @@ def conv2d_numba(
 ) -> Array:
     """`conv2d` by the chosen algorithm."""
     g = conv_geometry(x.shape, w.shape, stride, padding, dilation, groups)
-    inputs, outputs = g.C // g.groups, g.K // g.groups
-    algorithm = choose(g, x.dtype, outputs, winograd_pays(inputs, outputs, g.N, g.OH, g.OW))
+    algorithm = choose(g, x.dtype, g.K // g.groups, winograd_pays(g))
     return FORWARD[algorithm](x, w, b, g)
 
 
@@ -156,8 +184,7 @@ def conv2d_grad_input_numba(
     """`conv2d_grad_input` by the chosen algorithm."""
     g = conv_geometry(x_shape, w.shape, stride, padding, dilation, groups)
     check_shape("conv2d_grad_input", "gy", gy.shape, g.y_shape)
-    inputs, outputs = g.K // g.groups, g.C // g.groups
-    algorithm = choose(g, gy.dtype, outputs, winograd_pays(inputs, outputs, g.N, g.H, g.W))
+    algorithm = choose(g, gy.dtype, g.C // g.groups, winograd_pays(backwards(g)), of_input=True)
     if algorithm == "direct" and scatter.scatter_pays(g):
         algorithm = "scatter"
     return GRAD_INPUT[algorithm](gy, w, g)
@@ -177,6 +204,5 @@ def conv2d_grad_weight_numba(
     """`conv2d_grad_weight` by the chosen algorithm."""
     g = conv_geometry(x.shape, w_shape, stride, padding, dilation, groups)
     check_shape("conv2d_grad_weight", "gy", gy.shape, g.y_shape)
-    inputs, outputs = g.C // g.groups, g.K // g.groups
-    algorithm = choose(g, x.dtype, outputs, winograd_pays_for_weights(inputs, outputs, g.N, g.OH, g.OW))
+    algorithm = choose(g, x.dtype, g.K // g.groups, winograd_pays_for_weights(g))
     return GRAD_WEIGHT[algorithm](x, gy, g)

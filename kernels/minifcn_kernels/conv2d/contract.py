@@ -103,6 +103,16 @@ def conv_geometry(
     return ConvGeometry(N, C, H, W, K, R, S, OH, OW, stride, padding, dilation, groups)
 
 
+def backwards(g: ConvGeometry) -> ConvGeometry:
+    """Return the geometry of the convolution by which ``gy`` becomes ``gx``, where the stride is 1.
+
+    Its padding may be negative, if the convolution was padded by more than its filter reaches.
+    """
+    reach = g.dilation[0] * (g.R - 1), g.dilation[1] * (g.S - 1)
+    padding = reach[0] - g.padding[0], reach[1] - g.padding[1]
+    return ConvGeometry(g.N, g.K, g.OH, g.OW, g.C, g.R, g.S, g.H, g.W, g.stride, padding, g.dilation, g.groups)
+
+
 @kernel(x=floats("N C H W"), w=floats("K C/G R S"), b=floats("K"))
 def conv2d(
     x: Array,

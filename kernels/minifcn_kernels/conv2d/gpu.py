@@ -19,6 +19,7 @@ import numpy as np
 
 from minifcn_kernels.conv2d.contract import (
     ConvGeometry,
+    backwards,
     conv2d,
     conv2d_grad_input,
     conv2d_grad_weight,
@@ -319,16 +320,6 @@ def chunks_of_tiles(g: ConvGeometry) -> list[tuple[int, int]]:
     tiles = g.N * ceil_div(g.OH, 4) * ceil_div(g.OW, 4)
     most = max(4, WORKSPACE // (36 * (g.C + g.K)) // 4 * 4)
     return [(first, min(most, ceil_div(tiles - first, 4) * 4)) for first in range(0, tiles, most)]
-
-
-def backwards(g: ConvGeometry) -> ConvGeometry:
-    """Return the geometry of the convolution by which ``gy`` becomes ``gx``, where the stride is 1.
-
-    Its padding may be negative, if the convolution was padded by more than its filter reaches.
-    """
-    padding = g.R - 1 - g.padding[0], g.S - 1 - g.padding[1]
-    one = 1, 1
-    return ConvGeometry(g.N, g.K, g.OH, g.OW, g.C, g.R, g.S, g.H, g.W, one, padding, one, g.groups)
 
 
 def tile_for(x: Array, rows: int) -> Tile:

@@ -1,77 +1,106 @@
-"""The weight gradient of a 3×3 convolution at Winograd's 36 points.
+"""The weight gradient of a convolution at Winograd's 36 points.
 
 With the matrices of `winograd_transforms`, and as the transpose of what `winograd` does,
 
-    S[point, c, k] = Σ_tiles V[point, c, tile] · Z[point, k, tile]        GW = Gᵀ S G
+    S[point, v, k] = Σ_tiles V[point, v, tile] · Z[point, k, tile]        GW = Gᵀ S G
 
 with V = Bᵀ D B the data as there, and Z = A GY Aᵀ the gradient of a tile's 4×4 outputs at the 36 points. Again 36
-matrix products; channels are the rows of the register tile and filters its columns, so Z has vectors of filters.
+matrix products; virtual channels are the rows of the register tile and filters its columns, so Z has vectors of
+filters.
 
-The sum runs over all tiles. Threads share out points and channels, not tiles, so that each adds up sums of its own,
-from the first tile to the last: the same bits for any number of threads. They work in step: all transform the data of
-some boxes, all transform their gradients, all multiply; and so on with the next boxes.
+The sum runs over all tiles. Threads share out channels and filters, not tiles, so that each adds up sums of its own,
+from the first tile to the last: the same bits for any number of threads. They work in step: all transform the data and
+the gradients of some boxes, all multiply; and so on with the next boxes.
 
 **Error.** As in `winograd`, for the same 28 roundings (4 and 4 in the two products with Bᵀ and A each, 12 in those with
 Gᵀ) and one for each of the T tiles that are added up:
 
     |error of GW| ≤ γ(28 + T) · |Gᵀ| [Σ_tiles (|A| |GY| |Aᵀ|) ⊙ (|Bᵀ| |D| |B|)] |G|
 
-Scratch memory is the sums (four times the size of a group's weights, rounded up to 64 channels and a tile's width of
-filters) and the transforms of as many boxes as `BATCH` numbers hold (8 MB; but of one box at least, which is 14 KB for
-each channel and filter). It does not grow with the image.
+Scratch memory is the transforms of as many boxes as `BATCH` numbers hold (8 MB; but of one box at least, which is 14 KB
+for each virtual channel and filter), a thread's sums of a block (0.5 MB with AVX2) and, if there are several batches,
+those of all blocks: 36 numbers for each origin of a filter's channel. It does not grow with the image.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba import get_num_threads, get_thread_id, prange
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.conv2d.winograd_transforms import (
+from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
+from minifcn_kernels.conv2d.winograd_tiles import (
     CHANNELS,
-    LANES,
-    PANEL,
-    POINTS,
     POSITIONS,
-    REACH,
+    ROW,
     SKEW,
-    TILE,
+    V_BLOCK,
+    V_PANEL,
     V_STEP,
     WIDTH,
+    WORKSPACE,
+    copy_apart,
     cut_into_boxes,
-    times_a,
-    times_g_t,
+    input_rows,
+    lay_out,
+    output_rows,
+    tile_rows,
     transform_data,
 )
+from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, outputs_to_points, points_to_taps
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTORS, tile
 
 # Numbers in the transforms of the boxes that are worked on together.
 BATCH = 2**21
-# A vector of filters at one point: a number for each filter and tile.
-GROUP = POSITIONS * LANES
-PLANE = GROUP + SKEW
-# What a thread needs to transform a vector of filters; more than enough for a channel of data.
-DESK = (TILE * TILE + REACH * TILE) * PLANE
-# Channels that a thread transforms in one go.
+# Virtual channels that a thread transforms in one go.
 SHARE = 8
+# Steps in the transforms of a vector of filters: from point to point, and to the next vector.
+Z_STEP = POSITIONS * LANES + SKEW
+Z_BLOCK = POINTS * Z_STEP
+# What a thread needs to transform such a vector: a row of each filter, the tiles, and one tile at 24 and 36 points.
+DESK = max(WORKSPACE, LANES * ROW + TILE * TILE * Z_STEP + TILE * REACH * LANES)
+# At most so many virtual channels and vectors of filters make a block, whose sums (440 KB with AVX2) stay in a
+# second-level cache of 512 KB until all 36 points are there. Rather less, if that would make only a few blocks.
+BLOCK_CHANNELS, BLOCK_VECTORS = 64, 2 * VECTORS
+S_BLOCK = POINTS * (BLOCK_CHANNELS * BLOCK_VECTORS * LANES + SKEW)
+FEW_BLOCKS = 8
+
+BLOCK = np.dtype([(name, np.int64) for name in ("v0", "v1", "k0", "k1")])  # virtual channels, and vectors of filters
 
 
 def conv2d_grad_weight_winograd(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` by Winograd's F(4×4, 3×3), transposed."""
-    boxes = cut_into_boxes(g.N, g.OH, g.OW, POSITIONS)
+    grid, origins = lay_out(g)
+    boxes = cut_into_boxes(*tile_rows(g.N, grid), POSITIONS)
     if len(boxes) == 0:
         return np.zeros(g.w_shape, x.dtype)
-    c_lots, vectors = -(-g.C // g.groups // CHANNELS), -(-g.K // g.groups // WIDTH) * VECTORS
-    v_step, z_step = c_lots * POINTS * V_STEP, POINTS * (vectors * GROUP + SKEW)  # from box to box
-    together = max(1, min(len(boxes), BATCH // (v_step + z_step)))
-    sums = POINTS * (c_lots * CHANNELS * vectors * LANES + SKEW)
+    depth, vectors = len(origins) * g.C // g.groups, -(-g.K // g.groups // WIDTH) * VECTORS
+    box_step = -(-depth // CHANNELS) * V_BLOCK + vectors * Z_BLOCK
+    together = max(1, min(len(boxes), BATCH // box_step))
+    blocks = _cut(depth, vectors)
+    totals = len(blocks) * S_BLOCK if together < len(boxes) else 0
     gw = np.empty(g.w_shape, x.dtype)
     threads = get_num_threads()
-    scratch = scratch_memory(threads * DESK + sums + together * (v_step + z_step))
-    _grad_weight(gw, scratch, threads, x, gy, g.padding, g.groups, boxes, together)
+    scratch = scratch_memory(threads * (DESK + S_BLOCK) + together * box_step + totals)
+    _grad_weight(gw, scratch, threads, x, gy, grid, origins, g.groups, boxes, together, blocks)
     return gw
+
+
+@lru_cache(maxsize=256)
+def _cut(depth: int, vectors: int) -> Array:
+    """Cut the sums of ``depth`` virtual channels and ``vectors`` of filters into blocks."""
+    channels, filters = BLOCK_CHANNELS, BLOCK_VECTORS
+    while -(-depth // channels) * -(-vectors // filters) < FEW_BLOCKS and channels > ROWS:
+        channels, filters = (channels, VECTORS) if filters > VECTORS else (channels // 2, filters)
+    blocks = [
+        (v, min(v + channels, depth), k, min(k + filters, vectors))
+        for v in range(0, depth, channels)
+        for k in range(0, vectors, filters)
+    ]
+    return np.array(blocks, BLOCK)
 
 
 @compiled
@@ -81,139 +110,148 @@ def _grad_weight(
     threads: int,
     x: Array,
     gy: Array,
-    padding: Pair,
+    grid: Array,
+    origins: Array,
     groups: int,
     boxes: Array,
     together: int,
+    blocks: Array,
 ) -> None:
     """Sum over ``together`` boxes at a time."""
     K, C = out.shape[0] // groups, out.shape[1]
-    tile_rows = (gy.shape[2] + TILE - 1) // TILE
-    c_lots, vectors = (C + CHANNELS - 1) // CHANNELS, (K + WIDTH - 1) // WIDTH * VECTORS
-    shares = (C + SHARE - 1) // SHARE
-    lot = CHANNELS * vectors * LANES
-    s_step, z_step = c_lots * lot + SKEW, vectors * GROUP + SKEW  # from point to point
+    depth, vectors = len(origins) * C, (K + LANES - 1) // LANES
+    v_step = (depth + CHANNELS - 1) // CHANNELS * V_BLOCK  # from box to box
+    z_step = (K + WIDTH - 1) // WIDTH * VECTORS * Z_BLOCK
     desks, memory = scratch[: threads * DESK].reshape(threads, DESK), scratch[threads * DESK :]
-    sums, memory = memory[: POINTS * s_step], memory[POINTS * s_step :]
-    V = memory[: together * c_lots * POINTS * V_STEP].reshape(together, c_lots * POINTS * V_STEP)
-    Z = memory[together * c_lots * POINTS * V_STEP :].reshape(together, POINTS * z_step)
+    sums, memory = memory[: threads * S_BLOCK].reshape(threads, S_BLOCK), memory[threads * S_BLOCK :]
+    V, memory = memory[: together * v_step].reshape(together, v_step), memory[together * v_step :]
+    Z, totals = memory[: together * z_step].reshape(together, z_step), memory[together * z_step :]
+    shares_of_one = (C + SHARE - 1) // SHARE
+    shares = len(origins) * shares_of_one
     for group in range(groups):
         for box0 in range(0, len(boxes), together):
             batch = boxes[box0 : box0 + together]
-            for unit in prange(len(batch) * shares):
-                box, first = unit // shares, unit % shares * SHARE
+            for unit in prange(len(batch) * (shares + vectors)):
+                box, piece = unit // (shares + vectors), unit % (shares + vectors)
                 desk = desks[get_thread_id()]
-                for c in range(first, min(first + SHARE, C)):
-                    v, v_first = V[box], c // CHANNELS * POINTS * V_STEP + c % CHANNELS * WIDTH
-                    transform_data(v, v_first, x, group * C + c, tile_rows, padding, batch[box], desk)
-            for unit in prange(len(batch) * vectors):
-                box, vector = unit // vectors, unit % vectors
-                k0, k1 = group * K + vector * LANES, group * K + min((vector + 1) * LANES, K)
-                _transform_gradient(
-                    Z[box, vector * GROUP :], z_step, gy, k0, k1, tile_rows, batch[box], desks[get_thread_id()]
-                )
-            for unit in prange(POINTS * c_lots):
-                point, c_lot = unit // c_lots, unit % c_lots
-                channels = min(CHANNELS, C - c_lot * CHANNELS)
-                s = sums[point * s_step + c_lot * lot :]
-                if box0 == 0:
-                    s[:lot] = 0
-                v, z = V[:, c_lot * POINTS * V_STEP + point * V_STEP :], Z[:, point * z_step :]
-                _add_products(s, v, z, channels, vectors, batch)
-        for share in prange(shares):
-            for c in range(share * SHARE, min((share + 1) * SHARE, C)):
-                _transform_back(out, c, group * K, K, sums[c * vectors * LANES :], s_step)
+                if piece < shares:
+                    origin, first = piece // shares_of_one, piece % shares_of_one * SHARE
+                    x_rows = input_rows(x, origins[origin], grid[0], batch[box])
+                    for c in range(first, min(first + SHARE, C)):
+                        v, x_first = origin * C + c, (group * C + c) * x.shape[2] * x.shape[3]
+                        v_first = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH
+                        transform_data(V[box], v_first, x, x_first, x_rows, grid[0].step_w, batch[box], desk)
+                else:
+                    k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
+                    z = Z[box, (piece - shares) * Z_BLOCK :]
+                    _transform_gradient(z, gy, group * K + k0, k1 - k0, grid[0], batch[box], desk)
+            for unit in prange(len(blocks)):
+                block = blocks[unit]
+                s = sums[get_thread_id()]
+                s_row, s_step = _steps(block)
+                _multiply(s, s_row, s_step, V, Z, block, batch)
+                if together < len(boxes):
+                    total = totals[unit * S_BLOCK : (unit + 1) * S_BLOCK]
+                    if box0 > 0:
+                        for i in range(POINTS * s_step):
+                            s[i] += total[i]
+                    if box0 + together < len(boxes):
+                        for i in range(POINTS * s_step):
+                            total[i] = s[i]
+                if box0 + together >= len(boxes):
+                    _transform_back(out, s, s_row, s_step, group, K, block, grid[0], origins)
 
 
 @inlined
-def _transform_gradient(
-    Z: Array, z_step: int, gy: Array, k0: int, k1: int, tile_rows: int, box: Any, desk: Array
-) -> None:
-    """A GY Aᵀ of all tiles of a box, for as many filters as a vector has lanes: Z[point·z_step + tile·LANES + lane].
+def _steps(block: Any) -> Pair:
+    """Return the steps in the sums of a block, from virtual channel to virtual channel and from point to point."""
+    row = (block.k1 - block.k0) * LANES
+    return row, (block.v1 - block.v0 + ROWS - 1) // ROWS * ROWS * row + SKEW
 
-    The vector's lanes are filters, and those lie far apart in ``gy``: so this begins with copying number by number.
-    Filters from k1 on, and outputs beyond the map's edge, are zero.
+
+@inlined
+def _transform_gradient(Z: Array, gy: Array, k: int, filters: int, grid: Any, box: Any, desk: Array) -> None:
+    """A GY Aᵀ of all tiles of a box, for the filters in the lanes of a vector: Z[point·Z_STEP + tile·LANES + lane].
+
+    Outputs beyond the map's edge are zero. Lanes without a filter hold numbers without meaning.
     """
-    _, K, OH, OW = gy.shape
     gy_flat = gy.reshape(-1)
-    columns = box.q1 - box.q0
-    pixels = min(TILE * columns, OW - TILE * box.q0)
-    tiles, points = desk[: TILE * TILE * PLANE], desk[TILE * TILE * PLANE :]
-    tiles[:] = 0
-    step = TILE * PLANE
-    four, six = len(tiles) // step, len(points) // step  # see `transform_data`
-    for k in range(k0, k1):
-        for r in range(box.r0, box.r1):
-            n, top = r // tile_rows, r % tile_rows * TILE
-            for i in range(min(TILE, OH - top)):
-                row = gy_flat[((n * K + k) * OH + top + i) * OW + TILE * box.q0 :]
-                for j in range(TILE):
-                    to = tiles[(TILE * i + j) * PLANE + (r - box.r0) * columns * LANES + k - k0 :]
-                    for q in range((pixels - j + TILE - 1) // TILE):
-                        to[q * LANES] = row[TILE * q + j]
-    numbers = (box.r1 - box.r0) * columns * LANES
-    for j in range(four):
-        y, u = tiles[j * PLANE :], points[j * PLANE :]
-        for z in range(numbers):
-            u0, u1, u2, u3, u4, u5 = times_a(y[z], y[z + step], y[z + 2 * step], y[z + 3 * step])
-            u[z], u[z + step], u[z + 2 * step] = u0, u1, u2
-            u[z + 3 * step], u[z + 4 * step], u[z + 5 * step] = u3, u4, u5
-    for i in range(six):
-        y, u = points[i * step :], Z[REACH * i * z_step :]
-        for z in range(numbers):
-            u0, u1, u2, u3, u4, u5 = times_a(y[z], y[z + PLANE], y[z + 2 * PLANE], y[z + 3 * PLANE])
-            u[z], u[z + z_step], u[z + 2 * z_step] = u0, u1, u2
-            u[z + 3 * z_step], u[z + 4 * z_step], u[z + 5 * z_step] = u3, u4, u5
+    columns, plane = box.q1 - box.q0, gy.shape[2] * gy.shape[3]
+    rows, desk = desk[: LANES * ROW], desk[LANES * ROW :]
+    tiles, points = desk[: TILE * TILE * Z_STEP], desk[TILE * TILE * Z_STEP :]
+    gy_rows = output_rows(gy, grid, box)
+    four = len(gy_rows) // (box.r1 - box.r0)  # see `transform_data`
+    for r in range(box.r1 - box.r0):
+        for i in range(four):
+            first, count = gy_rows[r * TILE + i, 0], gy_rows[r * TILE + i, 1]
+            for lane in range(filters):
+                gy_first = first + (k + lane) * plane
+                if grid.every_w == 1:
+                    move_row(rows, lane * ROW, gy_flat, gy_first, 0, count, TILE * columns)
+                else:
+                    copy_apart(rows, lane * ROW, gy_flat, gy_first, grid.every_w, 0, count, TILE * columns)
+            for q in range(columns):
+                deal(tiles, i * TILE * Z_STEP + q * LANES, Z_STEP, rows, q * TILE, ROW)
+        for q in range(columns):
+            for j in range(four):
+                first = j * Z_STEP + q * LANES
+                outputs_to_points(points, j * LANES, TILE * LANES, tiles, first, TILE * Z_STEP)
+            for i in range(four + 2):
+                to = i * REACH * Z_STEP + (r * columns + q) * LANES
+                outputs_to_points(Z, to, Z_STEP, points, i * TILE * LANES, LANES)
 
 
 @inlined
-def _add_products(s: Array, V: Array, Z: Array, channels: int, vectors: int, boxes: Array) -> None:
-    """s[c, k] += Σ_tiles V[c, tile] · Z[k, tile] at one point, over the tiles of some boxes.
+def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any, boxes: Array) -> None:
+    """s[v, k] = Σ_tiles V[v, tile] · Z[k, tile] for a block at all points, over the tiles of some boxes.
 
     These boxes are summed for themselves before they are added to those before them: a sum of sums collects fewer
     roundings than one long sum.
     """
-    depth = np.empty(len(boxes), np.int64)
+    tiles = np.empty(len(boxes), np.int64)
     v_offsets = np.empty((len(boxes), POSITIONS), np.int64)
     for box in range(len(boxes)):
         columns = boxes[box].q1 - boxes[box].q0
-        depth[box] = (boxes[box].r1 - boxes[box].r0) * columns
-        for d in range(depth[box]):
+        tiles[box] = (boxes[box].r1 - boxes[box].r0) * columns
+        for d in range(tiles[box]):
             position = d + d // columns  # behind each row, one is empty
-            v_offsets[box, d] = position // WIDTH * PANEL + position % WIDTH
-    z_offsets, starts = np.arange(POSITIONS) * LANES, np.arange(vectors) * GROUP
-    product = np.empty(ROWS * WIDTH, s.dtype)
-    for vector in range(0, vectors, VECTORS):
-        for c in range(0, channels, ROWS):
-            product[:] = 0
-            for box in range(len(boxes)):
-                tile(
-                    *(depth[box], channels - c),
-                    *(V[box], c * WIDTH, WIDTH, v_offsets[box]),
-                    *(Z[box], starts, vector, z_offsets),
-                    *(product, 0, WIDTH),
-                )
-            for row in range(ROWS):
-                to, add = s[((c + row) * vectors + vector) * LANES :], product[row * WIDTH :]
-                for k in range(WIDTH):
-                    to[k] += add[k]
+            v_offsets[box, d] = position // WIDTH * V_PANEL + position % WIDTH
+    z_offsets, starts = np.arange(POSITIONS) * LANES, np.arange(VECTORS) * Z_BLOCK
+    s[: POINTS * s_step] = 0
+    for point in range(POINTS):
+        for box in range(len(boxes)):
+            for k in range(block.k0, block.k1, VECTORS):
+                z = Z[box, k * Z_BLOCK + point * Z_STEP :]
+                for v in range(block.v0, block.v1, ROWS):
+                    v_first = v // CHANNELS * V_BLOCK + point * V_STEP + v % CHANNELS * WIDTH
+                    tile(
+                        *(tiles[box], block.v1 - v),
+                        *(V[box], v_first, WIDTH, v_offsets[box]),
+                        *(z, starts, 0, z_offsets),
+                        *(s, point * s_step + (v - block.v0) * s_row + (k - block.k0) * LANES, s_row),
+                    )
 
 
 @inlined
-def _transform_back(gw: Array, c: int, k_first: int, K: int, s: Array, s_step: int) -> None:
-    """gw = Gᵀ S G for one channel."""
+def _transform_back(
+    gw: Array, s: Array, s_row: int, s_step: int, group: int, K: int, block: Any, grid: Any, origins: Array
+) -> None:
+    """gw = Gᵀ S G for a block; each of the nine goes to its tap, if the filter has it."""
     _, C, R, S = gw.shape
     gw_flat = gw.reshape(-1)
-    taps = np.empty(R * REACH * K, gw.dtype)
-    for j in range(len(taps) // (R * K)):
-        u, t = s[j * s_step :], taps[j * K :]
-        step = REACH * s_step
-        for k in range(K):
-            u0, u1, u2, u3 = u[k], u[k + step], u[k + 2 * step], u[k + 3 * step]
-            t[k], t[k + REACH * K], t[k + 2 * REACH * K] = times_g_t(u0, u1, u2, u3, u[k + 4 * step], u[k + 5 * step])
-    for r in range(R):
-        t, w = taps[r * REACH * K :], gw_flat[(k_first * C + c) * R * S + r * S :]
-        for k in range(K):
-            w0, w1, w2 = times_g_t(t[k], t[k + K], t[k + 2 * K], t[k + 3 * K], t[k + 4 * K], t[k + 5 * K])
-            to = k * C * R * S
-            w[to], w[to + 1], w[to + 2] = w0, w1, w2
+    taps = np.empty(TAPS * REACH * LANES, gw.dtype)
+    three = len(taps) // (REACH * LANES)  # see `transform_data`
+    for k in range(block.k0, min(block.k1, (K + LANES - 1) // LANES)):
+        for v in range(block.v0, block.v1):
+            first = (v - block.v0) * s_row + (k - block.k0) * LANES
+            for j in range(2 * three):
+                points_to_taps(taps, j * LANES, REACH * LANES, s, first + j * s_step, REACH * s_step)
+            for i in range(three):
+                points_to_taps(taps, i * TAPS * LANES, LANES, taps, i * REACH * LANES, LANES)
+            origin = origins[v // C]
+            for tap in range(three * TAPS):
+                row, column = origin.r + tap // TAPS * grid.apart_h, origin.s + tap % TAPS * grid.apart_w
+                if row < R and column < S:
+                    to = np.uint64((((group * K + k * LANES) * C + v % C) * R + row) * S + column)
+                    for lane in range(np.uint64(min(LANES, K - k * LANES))):
+                        gw_flat[to + lane * np.uint64(C * R * S)] = taps[np.uint64(tap * LANES) + lane]
