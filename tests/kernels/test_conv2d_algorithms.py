@@ -113,7 +113,7 @@ SHAPES = {
         {"stride": 5, "padding": 7, "groups": 2},
     ),
     "upsampling across, apart upwards": (
-        (1, 2, 40, 41),
+        (1, 2, 90, 41),
         (2, 1, 3, 5),
         {"stride": (2, 4), "dilation": (3, 1), "groups": 2},
     ),
