@@ -1,7 +1,8 @@
 """What ``make bench`` writes to ``runs/performance.md``; or ``python benchmarks/cpu.py [--rows toy1,toy2]``.
 
-Every row of the layer table, forward and both gradients, with one thread and with two, against PyTorch; then what
-memory limits; then whole nets, the engine and its start. Takes about half an hour. Needs the extra ``bench``.
+One convolution by all algorithms; every row of the layer table, forward and both gradients, with one thread and with
+two, against PyTorch; then what memory limits; then whole nets, the engine and its start. Takes about half an hour.
+Needs the extra ``bench``.
 
 GFLOP/s count a convolution's own multiply-adds, padding included, whatever the algorithm saves: so Winograd's may
 pass 100 % of the peak.
@@ -19,8 +20,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from layers import ROWS, convolution, memory_bound
+import numpy as np
+from layers import ROWS, Row, convolution, memory_bound, on_cpu
 from pairs import Pair, Times, compare, copy_bandwidth, peak_flops, set_threads
+
+import minifcn_kernels as kernels
 
 HERE = Path(__file__).parent
 THREADS = (1, 2)
@@ -39,8 +43,11 @@ def main() -> None:
     with arguments.output.open("w") if arguments.output else open(os.devnull, "w") as file:
         table = Table(file)
         table.line(f"{platform.machine()}, {os.cpu_count()} cores, {versions()}.\n")
+        if not arguments.rows:
+            road(table)
         layers(table, arguments.rows.split(",") if arguments.rows else list(ROWS), threads)
         if not arguments.rows:
+            errors(table)
             memory(table, threads)
             nets(table, threads)
             start(table)
@@ -75,6 +82,24 @@ def versions() -> str:
     return f"Python {platform.python_version()}, Numba {numba.__version__}, PyTorch {torch.__version__}"
 
 
+def road(table: Table) -> None:
+    """Compare the ways to compute one convolution, on one thread: see docs/fast-convolution.md."""
+    set_threads(1)
+    peak = peak_flops()
+    table.line("64 → 64 channels, 3×3 filters, 56×56 pixels, one thread.")
+    table.header("way", "ms", "GFLOP/s", "of the peak", "PyTorch ms", left=1)
+    forward = convolution(Row(1, 64, 64, 56))[0]
+    for way in ("reference", "loops", "direct", "winograd"):
+        policy = kernels.use_backend("numpy") if way == "reference" else kernels.use_algorithm(way)
+        with policy:
+            times = compare(forward)
+        flops = forward.work / times.ours
+        table.row(
+            way, f"{times.ours * 1e3:.2f}", f"{flops / 1e9:.1f}", f"{flops / peak:.0%}", f"{times.theirs * 1e3:.2f}"
+        )
+    table.line()
+
+
 def layers(table: Table, names: Iterable[str], threads: Iterable[int]) -> None:
     """Compare the convolutions."""
     peak = peak_flops()
@@ -93,6 +118,26 @@ def layers(table: Table, names: Iterable[str], threads: Iterable[int]) -> None:
     table.header("sum", "threads", "geometric mean of the ratios", "least", left=1)
     for (name, count), values in sorted(ratios.items()):
         table.row(name, count, f"{statistics.geometric_mean(values):.2f}", f"{min(values):.2f}")
+
+
+def errors(table: Table) -> None:
+    """Compare the errors of float32 results, as a share of the results, against float64: root mean squares."""
+    table.header("row", "sum", "error, direct", "error, auto", "PyTorch's")
+    for name in ("conv5", "fc7", "alex1", "toy2", "dilated"):
+        for pair, exact in zip(convolution(ROWS[name]), convolution(ROWS[name], in_float64), strict=True):
+            right = exact.theirs().numpy()
+            results = []
+            for algorithm in ("direct", "auto"):
+                with kernels.use_algorithm(algorithm):
+                    results.append(pair.ours())
+            results.append(pair.theirs().numpy(force=True))
+            shares = (np.sqrt(np.mean((r - right) ** 2) / np.mean(right**2)) for r in results)
+            table.row(name, pair.name, *(f"{share:.1e}" for share in shares))
+
+
+def in_float64(array: Any) -> tuple[Any, Any]:
+    """Put an array to where its sums are nearly exact."""
+    return on_cpu(array.astype(np.float64))
 
 
 def memory(table: Table, threads: Iterable[int]) -> None:

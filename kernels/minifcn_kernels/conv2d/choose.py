@@ -62,9 +62,10 @@ GRAD_WEIGHT = {
 }
 
 # What F(4×4, 3×3) costs, in multiply-adds that the register tile makes in the same time: for one tile of 4×4 outputs,
-# one incoming virtual channel and one outgoing channel. It makes 36, and has a share in every transform. Measured on
-# one core with AVX2 (Zen 3), in 5 layers of 3 to 96 channels: data and outputs that lie in memory side by side, and
-# those `APART`, which a stride or a dilation leaves between them.
+# one incoming virtual channel and one outgoing channel. It makes 36, and has a share in every transform. For data and
+# outputs, timed on one core with AVX2 (Zen 3) in 5 layers of 3 to 96 channels, where they lie side by side in memory,
+# and `APART`, as a stride or a dilation leaves them. For filters and their gradients not timed, but set such that a
+# layer with many large filters and few pixels (fc6) is left to the direct way.
 DATA, BACK, FILTER = 1000, 600, 1000
 GRADIENT, WEIGHT = 700, 1300  # for the weight gradient, in place of the latter two
 APART = 600
