@@ -50,9 +50,10 @@ thorough: .venv/dev.stamp
 boundscheck: .venv/dev.stamp
 	NUMBA_BOUNDSCHECK=1 $(BIN)/pytest -n 2 tests/kernels
 
-# Not these two: the register tile exists in compiled code only.
+# Not these: the register tile exists in compiled code only.
 nojit: .venv/dev.stamp
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 tests/kernels --ignore tests/kernels/test_tile.py \
+		--ignore tests/kernels/test_tile_assembly.py \
 		--ignore tests/kernels/test_conv2d_algorithms.py --ignore tests/kernels/test_winograd.py
 
 # The CUDA kernels on the CPU, every access held against CUDA's rules, in four orders of threads. Skipped without g++.

@@ -80,7 +80,9 @@ def tile(
     row comes from a place of its own. The arrays are flat: a, b and c of one float dtype, starts and offsets int64.
 
     ``depth`` and ``rows`` are at least 1. If ``rows`` is below `ROWS`, the rows of a from there on are not read, and
-    those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked.
+    those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked. Where it
+    counts, pass `ROWS` itself and a constant ``a_step``: then the rows of a are one address and known distances. Eight
+    addresses would take so many registers that, with AVX-512, sums are stored to the stack and loaded again.
 
     The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: row m becomes
     ``bias[bias_first + m]`` plus its sums, for the same rows.

@@ -130,7 +130,8 @@ def multiply(
         left, right, M, N = right, left, N, M
         left_lies, right_lies, out_lies = right_lies.transposed, left_lies.transposed, out_lies.transposed
     parts, tasks = _plan(M, D, N, groups, out.itemsize)
-    first = np.zeros(groups * M + M, out.dtype)  # what sums begin with: the bias of their row, or nothing
+    # What sums begin with: the bias of their row, or nothing; the last tile may have rows beyond the last.
+    first = np.zeros(groups * M + M + ROWS, out.dtype)
     if bias is not None and not by_column:
         first[: groups * M] = bias
     partial = out if parts == 1 else np.empty((parts, *out.shape), out.dtype)
@@ -232,7 +233,7 @@ def _run_task(
 ) -> None:
     lanes = VECTOR_BYTES // out.itemsize
     width = VECTORS * lanes
-    no_bias = len(bias) - out_rows[0]
+    no_bias = len(bias) - out_rows[0] - ROWS
     bias_first = no_bias if task.part > 0 else task.group * out_rows[0]
     depth = task.d1 - task.d0
     slices = (depth + DEPTH - 1) // DEPTH
@@ -267,7 +268,7 @@ def _run_task(
                         target, to, step = (out, first, out_rows[1]) if in_place else (edge, 0, width)
                         begin = (bias_first if fresh else no_bias) + m
                         tile(
-                            *(d1 - d0, rows),
+                            *(d1 - d0, ROWS),
                             *(left_panel, (m - m0) // ROWS * left_tile, 1, left_offset),
                             *(right_panel, starts, (n - n0) // width * VECTORS, right_offset),
                             *(target, to, step),

@@ -114,6 +114,7 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
     if blocks:
         _transform_filters(U, w, grid, origins, g.groups, transposed)
     y = np.empty(g.y_shape, x.dtype)
+    b = np.concatenate([b, np.zeros(ROWS, b.dtype)])  # the last tile may have rows beyond the last filter
     threads = get_num_threads()
     scratch = scratch_memory(threads * (WORKSPACE + U_BLOCK + M_BLOCK + v_lots * V_BLOCK)).reshape(threads, -1)
     _winograd(y, scratch, x, w, U, b, grid, origins, g.groups, transposed, boxes, tasks)
@@ -255,9 +256,8 @@ def _run_task(
     M, V = memory[:M_BLOCK], memory[M_BLOCK:]
 
     # Where the tile finds the filters, their channels, the vectors of a panel, and its channels.
-    u_step, v_step = (1, FILTERS) if transposed else (CHANNELS, 1)
     channel = np.arange(CHANNELS)
-    u_offsets, v_offsets, starts = channel * v_step, channel * WIDTH, np.arange(VECTORS) * LANES
+    u_offsets, v_offsets, starts = channel * (FILTERS if transposed else 1), channel * WIDTH, np.arange(VECTORS) * LANES
     zeros = np.zeros(FILTERS, y.dtype)
 
     for box in boxes:
@@ -285,7 +285,7 @@ def _run_task(
                     U = U_here
                     if point == 0:
                         _transform_block(U, w, grid, origins, groups, transposed, task.group, lot, v_lot)
-                left, right = (U, u_step, u_offsets), (V, starts, v_offsets)
+                left, right = (U, transposed, u_offsets), (V, starts, v_offsets)
                 row, filters = (lot - first_lot) * FILTERS, min(FILTERS, K - lot * FILTERS)
                 _multiply(M, row, *left, *right, b, k_first + row, zeros, filters, depth, v_lot, point, panels)
             for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
@@ -299,7 +299,7 @@ def _multiply(
     M: Array,
     row: int,
     U: Array,
-    u_step: int,
+    neighbours: bool,
     u_offsets: Array,
     V: Array,
     starts: Array,
@@ -315,7 +315,8 @@ def _multiply(
 ) -> None:
     """Add U V at one point, for a lot of filters and a lot of virtual channels, to M from ``row`` on.
 
-    The first of these lots sets M, at the point (1, 1) to the bias of the filters from ``k`` on.
+    The first of these lots sets M, at the point (1, 1) to the bias of the filters from ``k`` on. ``neighbours`` says
+    whether the filters of a channel lie side by side in U.
     """
     channels = min(CHANNELS, depth - v_lot * CHANNELS)
     start, start_first = (b, k) if point == BIAS_POINT else (zeros, 0)
@@ -323,13 +324,13 @@ def _multiply(
         to = panel * M_PANEL + point * M_STEP + row * WIDTH
         v = V[v_lot * V_BLOCK + panel * V_PANEL + point * V_STEP :]
         for m in range(0, filters, ROWS):
-            tile(
-                *(channels, filters - m),
-                *(U, point * U_STEP + m * u_step, u_step, u_offsets),
-                *(v, starts, 0, v_offsets),
-                *(M, to + m * WIDTH, WIDTH),
-                *(v_lot == 0, start, start_first + m),
-            )
+            right, target = (v, starts, 0, v_offsets), (M, to + m * WIDTH, WIDTH)
+            begin = (v_lot == 0, start, start_first + m)
+            if neighbours:  # twice the same, but with steps that the compiler knows: see `tile`
+                tile(channels, ROWS, U, point * U_STEP + m, 1, u_offsets, *right, *target, *begin)
+            else:
+                u_first = point * U_STEP + m * CHANNELS
+                tile(channels, ROWS, U, u_first, CHANNELS, u_offsets, *right, *target, *begin)
 
 
 @inlined

@@ -225,7 +225,7 @@ def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any,
                 for v in range(block.v0, block.v1, ROWS):
                     v_first = v // CHANNELS * V_BLOCK + point * V_STEP + v % CHANNELS * WIDTH
                     tile(
-                        *(tiles[box], block.v1 - v),
+                        *(tiles[box], ROWS),
                         *(V[box], v_first, WIDTH, v_offsets[box]),
                         *(z, starts, 0, z_offsets),
                         *(s, point * s_step + (v - block.v0) * s_row + (k - block.k0) * LANES, s_row),
