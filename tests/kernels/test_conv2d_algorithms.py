@@ -1,16 +1,15 @@
 """The algorithms for convolutions: each is the same convolution, with the same bits for any number of threads."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minifcn_kernels as kernels
+from backends import threads
 from geometry import SEEDS, normal, whole
 from minifcn_kernels.conv2d.choose import choose
 from minifcn_kernels.conv2d.contract import conv_geometry
@@ -58,16 +57,6 @@ def convolutions(draw, most_channels=9, most_taps=4, longest_stride=4):
     N = draw(st.integers(0, 3))
     options = {"stride": tuple(strides), "padding": tuple(paddings), "dilation": tuple(dilations), "groups": groups}
     return Convolution((N, C, *inputs), (K, C // groups, *filters), (N, K, *outputs), options)
-
-
-@contextmanager
-def threads(number):
-    before = numba.get_num_threads()
-    numba.set_num_threads(number)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def three_sums(g, x, w, b, gy):

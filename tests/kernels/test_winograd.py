@@ -1,15 +1,14 @@
 """Winograd's algorithm: its algebra, its error, its edges, and where it is chosen."""
 
-from contextlib import contextmanager
 from math import gcd
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minifcn_kernels as kernels
+from backends import threads
 from geometry import SEEDS, normal, whole
 from minifcn.testing.data import strided
 from minifcn_kernels.conv2d import choose, winograd, winograd_grad_weight
@@ -18,16 +17,6 @@ from minifcn_kernels.conv2d.contract import backwards, conv_geometry
 from minifcn_kernels.conv2d.winograd_tiles import lay_out, tile_rows
 
 U = 2.0**-24  # float32's unit roundoff
-
-
-@contextmanager
-def threads(number):
-    before = numba.get_num_threads()
-    numba.set_num_threads(number)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def geometry(N, C, K, size, padding=(1, 1), groups=1, filters=(3, 3), **options):
