@@ -26,6 +26,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,10 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core import config, event, types
+from numba.core.types.containers import Tuple
 from numpy.typing import NDArray
+
+from minifcn_kernels.threads import share_out
 
 Array = NDArray[Any]
 
@@ -50,27 +55,27 @@ _kept = threading.local()
 
 
 class Compiled:
-    """A Python function that compiles itself, for the types of its arguments, when it is first called.
+    """A loop over units of work that compiles itself, for the types of its arguments, when it is first run.
 
-    Arguments are arrays (C-contiguous, never written to except ``out``, ``out_…`` and ``scratch``), ints, floats, bools
-    and tuples of ints; the results are in ``out`` or fresh arrays. Under ``NUMBA_DISABLE_JIT=1`` it stays the Python
-    function that it wraps.
+    It is a function of ``first`` and ``last``, the range of units to do, and further arguments: arrays (C-contiguous,
+    never written to except ``out``, ``out_…`` and ``scratch``), ints, floats, bools and tuples of ints. It returns
+    nothing. Units may be done in any order and side by side. Under ``NUMBA_DISABLE_JIT=1`` it stays a Python function.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
         self.__doc__ = function.__doc__
-        self._specialisations: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self._specialisations: dict[tuple[Any, ...], Callable[..., None]] = {}
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Run the specialisation for these arguments' types; make it first if there is none."""
+    def over(self, units: int, *arguments: Any) -> None:
+        """Do ``units`` units, shared out among threads; compile for these arguments' types first if need be."""
         key = tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
         specialised = self._specialisations.get(key)
         if specialised is None:
             with _lock:
                 specialised = self._specialisations[key] = _specialise(self.function, arguments)
         try:
-            return specialised(*arguments)
+            specialised(units, arguments)
         except SystemError as error:
             # What Numba makes of a Ctrl-C that comes while it hands a result over to Python.
             if isinstance(_first_cause(error), KeyboardInterrupt):
@@ -84,22 +89,24 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def scratch_memory(numbers: int) -> Array:
-    """Return ``numbers`` of float32 for a compiled function to work in, at the start of a cache line.
+def scratch_memory(*shapes: tuple[int, ...]) -> list[Array]:
+    """Return float32 arrays of these shapes for a compiled function to work in, the first at the start of a cache line.
 
     Their values mean nothing. The memory is kept for the next call from the same Python thread, because the first touch
     of fresh memory costs a page fault for every 4 KB: 4 ms for 8 MB, more than many a convolution takes.
     """
+    sizes = [prod(shape) for shape in shapes]
     kept: Array | None = getattr(_kept, "memory", None)
-    if kept is None or len(kept) < numbers:
-        fresh = np.empty(numbers + 64 // 4, np.float32)
-        kept = fresh[-fresh.ctypes.data % 64 // 4 :][:numbers]
+    if kept is None or len(kept) < sum(sizes):
+        fresh = np.empty(sum(sizes) + 64 // 4, np.float32)
+        kept = fresh[-fresh.ctypes.data % 64 // 4 :][: sum(sizes)]
         _kept.memory = kept
-    return kept[:numbers]
+    ends = accumulate(sizes)
+    return [kept[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)]
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:
-    """Decorate a kernel's entry point: compiled lazily, with ``prange`` in parallel, kept on disk."""
+    """Decorate a kernel, a loop over the units from ``first`` to ``last``: compiled lazily, parallel, kept on disk."""
     return Compiled(function)
 
 
@@ -123,21 +130,26 @@ def _inlined(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., 
     return helper
 
 
-def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+def _specialise(function: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[..., None]:
+    """Return a function of the number of units and of a tuple of such ``arguments``."""
     if config.DISABLE_JIT:
-        return function
-    names = inspect.signature(function).parameters
+        return lambda units, arguments: function(0, units, *arguments)
+    names = list(inspect.signature(function).parameters)[2:]
     signature = tuple(_argument_type(name, a) for name, a in zip(names, arguments, strict=True))
     name = hashlib.sha256(str(signature).encode()).hexdigest()[:12]
     folder = cache_folder(Path(inspect.getfile(function)).parent)
     folder /= f"{function.__module__.rpartition('.')[2]}.{function.__name__}-{name}"
 
-    def build() -> Callable[..., Any]:
+    def build() -> Callable[..., None]:
         # With a signature given, Numba loads or compiles at once and refuses to compile anything else later.
-        build = numba.njit(signature, cache=True, parallel=True, fastmath=_FASTMATH, error_model="numpy")
-        specialised: Callable[..., Any] = build(function)
-        return specialised
+        range_of_units = types.int64, types.int64
+        work = _compile(function, (*range_of_units, *signature), no_cpython_wrapper=True)
+        launch = _compile(_launch, (types.int64, *range_of_units, Tuple(signature)), nogil=True)
+        (made,) = work.overloads.values()
+        address = made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
+        return lambda units, arguments: launch(address, units, max(1, min(units, numba.get_num_threads())), arguments)
 
+    numba.get_num_threads()  # starts the threads, without which no compiled code can be loaded
     with _numba_settings(folder), event.install_listener("numba:compile", _announcer):
         try:
             return build()
@@ -147,6 +159,22 @@ def _specialise(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Cal
             _say(f"the compiled kernel in {folder} is damaged ({error!r}); compiling it anew")
             shutil.rmtree(folder)
             return build()
+
+
+def _compile(function: Callable[..., None], arguments: tuple[Any, ...], **options: bool) -> Any:
+    compile_now = numba.njit(
+        types.void(*arguments),
+        cache=True,
+        fastmath=_FASTMATH,
+        error_model="numpy",
+        no_cfunc_wrapper=True,
+        **options,
+    )
+    return compile_now(function)
+
+
+def _launch(work: int, units: int, threads: int, arguments: tuple[Any, ...]) -> None:
+    share_out(work, units, threads, arguments)
 
 
 def _argument_type(name: str, argument: Any) -> Any:

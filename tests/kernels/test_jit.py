@@ -11,6 +11,7 @@ import numba
 import numpy as np
 import pytest
 
+from backends import threads
 from minifcn_kernels import jit
 
 # The smallest kernel, run once; then what Numba's own setting is.
@@ -61,7 +62,7 @@ def test_compiled_code_is_announced_kept_reused_and_repaired(tmp_path):
     assert run_program(tmp_path) == ""
 
     for suffix in (".nbc", ".nbi"):  # the code, and the index that leads to it
-        (file,) = folder.rglob(f"*{suffix}")
+        file = min(folder.rglob(f"*{suffix}"))
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
         damaged, compiling = run_program(tmp_path).splitlines()
@@ -138,20 +139,25 @@ def test_each_combination_of_types_is_specialised_once(monkeypatch):
 
     def specialise(function, arguments):
         made.append(arguments)
-        return function
+        return lambda units, arguments: function(0, units, *arguments)
+
+    def scale(first, last, out, x, factor):
+        out[first:last] = x[first:last] * factor
 
     monkeypatch.setattr(jit, "_specialise", specialise)
-    double = jit.compiled(lambda x, factor: x * factor)
+    kernel = jit.compiled(scale)
     for x in (np.ones(3), np.zeros(5), np.ones(3, np.float32), np.ones((2, 2))):
-        np.testing.assert_array_equal(double(x, 2), x * 2)
-        np.testing.assert_array_equal(double(x, 3), x * 3)
+        for factor in (2, 3):
+            out = np.empty_like(x)
+            kernel.over(len(x), out, x, factor)
+            np.testing.assert_array_equal(out, x * factor)
     assert len(made) == 3  # float64 and float32 rows, float64 planes
 
 
 def test_ctrl_c_within_compiled_code_stays_ctrl_c(monkeypatch):
     """Numba chains it behind two SystemErrors when it comes while a result is handed over to Python."""
 
-    def interrupted(x):
+    def interrupted(units, arguments):
         try:
             try:
                 raise KeyboardInterrupt
@@ -160,21 +166,51 @@ def test_ctrl_c_within_compiled_code_stays_ctrl_c(monkeypatch):
         except SystemError as error:
             raise SystemError("the kernel returned a result with an exception set") from error
 
-    def broken(x):
+    def broken(units, arguments):
         raise SystemError("something else")
 
-    for function, raised in ((interrupted, KeyboardInterrupt), (broken, SystemError)):
-        kernel = jit.Compiled(function)
-        monkeypatch.setattr(jit, "_specialise", lambda function, arguments: function)
+    for specialised, raised in ((interrupted, KeyboardInterrupt), (broken, SystemError)):
+        monkeypatch.setattr(jit, "_specialise", lambda function, arguments, made=specialised: made)
         with pytest.raises(raised):
-            kernel(np.zeros(1))
+            jit.compiled(lambda first, last: None).over(1)
+
+
+@jit.compiled
+def _count(first, last, out, out_shares):
+    if last > first:
+        out_shares[first] = last
+    for unit in range(first, last):
+        if out[unit] < 0:
+            raise ValueError("a unit that cannot be done")
+        out[unit] += 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("units", [0, 1, 2, 3, 10])
+def test_threads_share_out_the_units(count, units):
+    done, shares = np.zeros(12, int), np.zeros(12, int)
+    with threads(count):
+        _count.over(units, done, shares)
+    assert done.tolist() == [1] * units + [0] * (12 - units)
+    if not numba.config.DISABLE_JIT:
+        assert set(shares) == {0, *(units * (t + 1) // count for t in range(count))}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("unit", [0, 9])
+def test_an_exception_in_any_thread_reaches_the_caller(count, unit):
+    done = np.zeros(10, int)
+    done[unit] = -1
+    with threads(count), pytest.raises(ValueError, match="a unit that cannot be done"):
+        _count.over(10, done, np.zeros(10, int))
 
 
 def test_scratch_memory_begins_a_cache_line_and_is_kept_by_its_thread():
-    first, longer = jit.scratch_memory(1000), jit.scratch_memory(5000)
-    assert len(first) == 1000
-    assert len(longer) == 5000
+    (first,), (longer, matrix) = jit.scratch_memory((1000,)), jit.scratch_memory((5000,), (2, 30))
+    assert first.shape == (1000,)
+    assert (longer.shape, matrix.shape) == ((5000,), (2, 30))
+    assert not np.shares_memory(longer, matrix)
     assert longer.ctypes.data % 64 == 0
-    assert np.shares_memory(longer, jit.scratch_memory(3000))
+    assert np.shares_memory(longer, jit.scratch_memory((3000,))[0])
     with ThreadPoolExecutor(1) as pool:
-        assert not np.shares_memory(longer, pool.submit(jit.scratch_memory, 3000).result())
+        assert not np.shares_memory(longer, pool.submit(jit.scratch_memory, (3000,)).result()[0])

@@ -30,7 +30,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.conv2d.block import copy_strided, fill, split_taps
 from minifcn_kernels.conv2d.contract import ConvGeometry
@@ -56,10 +55,12 @@ def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
     taps, phases, outputs, reach, band = _forward_plan(g, x.itemsize)
+    bands = g.N * g.K * -(-g.OH // band)
     if keeps_width(g):
-        _correlate_in_place(y, x, w.reshape(g.K, -1), bias, taps, reach, band)
+        _correlate_in_place.over(bands, y, x, w.reshape(g.K, -1), bias, taps, reach, band)
     else:
-        _correlate(y, x, w.reshape(g.K, -1), bias, g.stride, (1, 1), taps, phases, outputs, reach, band)
+        steps = g.stride, (1, 1)
+        _correlate.over(bands, y, x, w.reshape(g.K, -1), bias, *steps, taps, phases, outputs, reach, band)
     return y
 
 
@@ -68,10 +69,12 @@ def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
     no_bias = np.zeros(g.C, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
     taps, phases, outputs, reach, band = _backward_plan(g, gy.itemsize)
+    bands = g.N * g.C * -(-g.H // (g.stride[0] * band))
     if keeps_width(g):
-        _correlate_in_place(gx, gy, w.reshape(g.C, -1), no_bias, taps, reach, band)
+        _correlate_in_place.over(bands, gx, gy, w.reshape(g.C, -1), no_bias, taps, reach, band)
     else:
-        _correlate(gx, gy, w.reshape(g.C, -1), no_bias, (1, 1), g.stride, taps, phases, outputs, reach, band)
+        steps = (1, 1), g.stride
+        _correlate.over(bands, gx, gy, w.reshape(g.C, -1), no_bias, *steps, taps, phases, outputs, reach, band)
     return gx
 
 
@@ -79,7 +82,7 @@ def conv2d_grad_weight_depthwise(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight`, map by map; the maps of a batch are added in its order."""
     taps, phases, _, reach, band = _forward_plan(g, x.itemsize)
     gw = np.empty((g.N, g.C, g.R * g.S), x.dtype)
-    _grad_weight(gw, x, gy, g.stride, taps, phases, reach, band)
+    _grad_weight.over(g.N * g.C, gw, x, gy, g.stride, taps, phases, reach, band)
     return gw.sum(axis=0).reshape(g.w_shape)
 
 
@@ -127,17 +130,25 @@ def _reach_and_band(taps: Array, phases: int, size: Pair, item_bytes: int) -> tu
 
 @compiled
 def _correlate_in_place(
-    out: Array, x: Array, w: Array, b: Array, taps: Array, reach: tuple[int, int, int, int], band: int
+    first: int,
+    last: int,
+    out: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    taps: Array,
+    reach: tuple[int, int, int, int],
+    band: int,
 ) -> None:
     """Compute the same as `_correlate` for strides of 1, where rows of ``out`` are as long as rows of ``x``."""
     _, C, H, W = x.shape
-    N, _, OH, _ = out.shape
+    OH = out.shape[2]
     top, left, overhang_h, overhang_w = reach
     bottom, right = top + overhang_h, left + overhang_w
     bands, T = ceil_div(OH, band), len(taps)
     x_flat, out_flat = x.reshape(-1), out.reshape(-1)
     offsets = tap_offsets(taps, 0, W, 0, 0)
-    for task in prange(N * C * bands):
+    for task in range(first, last):
         plane, i0 = task // bands, task % bands * band
         c, i1 = plane % C, min(i0 + band, OH)
         x_first, out_first = plane * H * W, plane * OH * W
@@ -148,7 +159,7 @@ def _correlate_in_place(
         # All rows that meet the map at every tap are one run; each of the others meets some rows of taps.
         i = i0
         while i < i1:
-            last = max(i + 1, min(i1, H - bottom)) if i + top >= 0 else i + 1
+            run_end = max(i + 1, min(i1, H - bottom)) if i + top >= 0 else i + 1
             t0, t1 = 0, T
             while t0 < t1 and not 0 <= i + taps[t0, 0] < H:
                 t0 += 1
@@ -156,24 +167,26 @@ def _correlate_in_place(
                 t1 -= 1
             # From the first column that meets the map at every tap to the last.
             j0 = max(0, -left)
-            count = (last - 1 - i) * W + min(W, W - right) - j0
+            count = (run_end - 1 - i) * W + min(W, W - right) - j0
             to, source = out_first + i * W + j0, x_first + i * W + j0
             add_taps(out_flat, to, max(0, count), x_flat, source, offsets[t0:t1], weights[t0:t1])
-            i = last
+            i = run_end
         for j in range(W):
             if not (j + left >= 0 and j + right < W):
                 for i in range(i0, i1):
                     out_flat[out_first + i * W + j] = b[c]
                 for t in range(T):
                     if 0 <= j + taps[t, 1] < W:
-                        first, last = max(i0, -taps[t, 0]), min(i1, H - taps[t, 0])
-                        source = x_first + (first + taps[t, 0]) * W + j + taps[t, 1]
-                        count = max(0, last - first)
-                        add_scaled(out_flat, out_first + first * W + j, W, x_flat, source, W, count, weights[t])
+                        i = max(i0, -taps[t, 0])
+                        count = max(0, min(i1, H - taps[t, 0]) - i)
+                        source = x_first + (i + taps[t, 0]) * W + j + taps[t, 1]
+                        add_scaled(out_flat, out_first + i * W + j, W, x_flat, source, W, count, weights[t])
 
 
 @compiled
 def _correlate(
+    first: int,
+    last: int,
     out: Array,
     x: Array,
     w: Array,
@@ -194,13 +207,13 @@ def _correlate(
     the last) from the table of outputs.
     """
     _, C, H, W = x.shape
-    N, _, OH, OW = out.shape
+    OH, OW = out.shape[2:]
     top, left, overhang_h, overhang_w = reach
     rows, columns = ceil_div(OH, out_step[0]), ceil_div(OW, out_step[1])
     bands, BH, BW = ceil_div(rows, band), band + overhang_h, columns + overhang_w
     x_flat, out_flat = x.reshape(-1), out.reshape(-1)
     offsets = tap_offsets(taps, BH, BW, top, left)
-    for task in prange(N * C * bands):
+    for task in range(first, last):
         plane, i0 = task // bands, task % bands * band
         c = plane % C
         block = np.empty(len(phases) * BH * BW, x.dtype)
@@ -211,19 +224,21 @@ def _correlate(
         sums = np.empty(band * BW, x.dtype)
         for output in range(len(outputs)):
             p, q, t0, t1 = outputs[output]
-            last = min(i0 + band, ceil_div(OH - p, out_step[0]))
+            i1 = min(i0 + band, ceil_div(OH - p, out_step[0]))
             width = ceil_div(OW - q, out_step[1])
-            if i0 < last and width > 0:
-                count = (last - 1 - i0) * BW + width
+            if i0 < i1 and width > 0:
+                count = (i1 - 1 - i0) * BW + width
                 fill(sums, 0, count, b[c])
                 add_taps(sums, 0, count, block, 0, offsets[t0:t1], weights[t0:t1])
-                for i in range(i0, last):
+                for i in range(i0, i1):
                     to = (plane * OH + i * out_step[0] + p) * OW + q
                     copy_strided(out_flat, to, out_step[1], sums, (i - i0) * BW, 1, width)
 
 
 @compiled
 def _grad_weight(
+    first: int,
+    last: int,
     out: Array,
     x: Array,
     gy: Array,
@@ -234,22 +249,22 @@ def _grad_weight(
     band: int,
 ) -> None:
     """out[n, c, place of tap t] = Σ_i Σ_j gy[n, c, i, j] · x[n, c, (i + a)·stride + p, (j + b)·stride + q]."""
-    N, C, H, W = x.shape
+    H, W = x.shape[2:]
     OH, OW = gy.shape[2:]
     top, left, overhang_h, overhang_w = reach
     BH, BW = band + overhang_h, OW + overhang_w
     x_flat, gy_flat, out_flat = x.reshape(-1), gy.reshape(-1), out.reshape(-1)
     offsets = tap_offsets(taps, BH, BW, top, left)
-    for plane in prange(N * C):
+    for plane in range(first, last):
         block = np.empty(len(phases) * BH * BW, x.dtype)
         cotangent = np.zeros(band * BW, x.dtype)
         totals = np.zeros(len(taps), x.dtype)
         for i0 in range(0, OH, band):
-            last = min(i0 + band, OH)
+            i1 = min(i0 + band, OH)
             copy_band(block, BH, BW, x_flat, plane * H, H, W, (i0 + top, left), stride, phases)
-            for i in range(i0, last):
+            for i in range(i0, i1):
                 copy_strided(cotangent, (i - i0) * BW, 1, gy_flat, (plane * OH + i) * OW, 1, OW)
-            add_dots(totals, cotangent, (last - 1 - i0) * BW + OW, block, offsets)
+            add_dots(totals, cotangent, (i1 - 1 - i0) * BW + OW, block, offsets)
         for t in range(len(taps)):
             out_flat[plane * len(taps) + taps[t, 3]] = totals[t]
 

@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import (
     choose_box,
@@ -44,7 +44,7 @@ from minifcn_kernels.conv2d.block import (
     vector_positions,
 )
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, tile
 
@@ -87,7 +87,7 @@ def conv2d_direct(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
     w_steps = (g.C // g.groups * g.R * g.S, g.R * g.S)
-    _correlate(y, x, w.reshape(-1), w_steps, bias, g.stride, g.groups, *_forward_plan(g, x.itemsize))
+    _correlate(y, x, w, w_steps, bias, g.stride, g.groups, *_forward_plan(g, x.itemsize))
     return y
 
 
@@ -96,7 +96,7 @@ def conv2d_grad_input_direct(gy: Array, w: Array, g: ConvGeometry) -> Array:
     no_bias = np.zeros(g.C, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
     w_steps = (g.R * g.S, g.C // g.groups * g.R * g.S)
-    _correlate(gx, gy, w.reshape(-1), w_steps, no_bias, (1, 1), g.groups, *_backward_plan(g, gy.itemsize))
+    _correlate(gx, gy, w, w_steps, no_bias, (1, 1), g.groups, *_backward_plan(g, gy.itemsize))
     return gx
 
 
@@ -185,9 +185,8 @@ def _cut(
     return boxes, np.array(tasks, TASK)
 
 
-@compiled
 def _correlate(
-    out: Array,
+    y: Array,
     x: Array,
     w: Array,
     w_steps: Pair,
@@ -201,29 +200,61 @@ def _correlate(
 ) -> None:
     """Correlate, phase by phase::
 
-        out[n, k, i, j] = b[k] + Σ_c Σ_t w[k, c, t] · x[n, c, (i + a)·stride + p, (j + b)·stride + q]
+        y[n, k, i, j] = b[k] + Σ_c Σ_t w[k, c, t] · x[n, c, (i + a)·stride + p, (j + b)·stride + q]
 
-    with (a, b, number of the phase (p, q), place in a filter) from the table of taps. ``w`` is flat, with ``w_steps``
-    from k to k and from c to c within a group.
+    with (a, b, number of the phase (p, q), place in a filter) from the table of taps. ``w`` has ``w_steps`` from k to k
+    and from c to c within a group.
     """
-    channels = x.shape[1] // groups
-    region, regions = 0, 0
-    for task in tasks:
-        filters = (task.k1 - task.k0 + ROWS - 1) // ROWS * ROWS
-        region = max(region, filters * channels * (task.last_tap - task.first_tap))
-        regions += task.packs
-    shared = np.empty(regions * region, x.dtype)
-    for t in prange(len(tasks)):
-        if tasks[t].packs:
-            packed = shared[tasks[t].region * region : (tasks[t].region + 1) * region]
-            _pack(packed, w, w_steps, channels, groups, taps, tasks[t])
-    for t in prange(len(tasks)):
-        if tasks[t].shares:
-            packed = shared[tasks[t].region * region : (tasks[t].region + 1) * region]
-        else:
-            packed = np.empty(region, x.dtype)
-            _pack(packed, w, w_steps, channels, groups, taps, tasks[t])
-        _run_task(out, x, packed, b, stride, groups, taps, phases, boxes, tasks[t])
+    w, channels = w.reshape(-1), x.shape[1] // groups
+    filters = -(-(tasks["k1"] - tasks["k0"]) // ROWS) * ROWS
+    region = int((filters * channels * (tasks["last_tap"] - tasks["first_tap"])).max())
+    shared = tasks[tasks["packs"] > 0]
+    # Packed filters, a row for each of the sets that tasks share and for each thread.
+    (scratch,) = scratch_memory((len(shared) + get_num_threads(), region * x.itemsize // 4))
+    scratch = scratch.view(x.dtype)
+    _pack_shared.over(len(shared), scratch, w, w_steps, channels, groups, taps, shared)
+    _run_tasks.over(len(tasks), y, scratch, x, w, w_steps, b, stride, groups, len(shared), taps, phases, boxes, tasks)
+
+
+@compiled
+def _pack_shared(
+    first: int,
+    last: int,
+    scratch: Array,
+    w: Array,
+    w_steps: Pair,
+    channels: int,
+    groups: int,
+    taps: Array,
+    tasks: Array,
+) -> None:
+    for t in range(first, last):
+        _pack(scratch[t], w, w_steps, channels, groups, taps, tasks[t])
+
+
+@compiled
+def _run_tasks(
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    x: Array,
+    w: Array,
+    w_steps: Pair,
+    b: Array,
+    stride: Pair,
+    groups: int,
+    shared: int,
+    taps: Array,
+    phases: Array,
+    boxes: Array,
+    tasks: Array,
+) -> None:
+    for task in tasks[first:last]:
+        packed = scratch[task.region if task.shares else shared + get_thread_id()]
+        if not task.shares:
+            _pack(packed, w, w_steps, x.shape[1] // groups, groups, taps, task)
+        _run_task(out, x, packed, b, stride, groups, taps, phases, boxes, task)
 
 
 @inlined

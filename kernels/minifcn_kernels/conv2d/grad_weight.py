@@ -20,7 +20,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.conv2d.block import (
     choose_box,
@@ -57,7 +56,7 @@ def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
     taps, phases, reach, box, boxes, tasks, parts = _plan(g, x.itemsize)
     partial = np.empty((parts, *g.w_shape), x.dtype)
-    _grad_weight(partial, x, gy, g.stride, taps, phases, reach, box, boxes, tasks)
+    _grad_weight.over(len(tasks), partial, x, gy, g.stride, taps, phases, reach, box, boxes, tasks)
     return partial[0] if parts == 1 else partial.sum(axis=0)
 
 
@@ -94,6 +93,8 @@ def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
 
 @compiled
 def _grad_weight(
+    first: int,
+    last: int,
     out: Array,
     x: Array,
     gy: Array,
@@ -106,8 +107,7 @@ def _grad_weight(
     tasks: Array,
 ) -> None:
     """Sum each part's boxes into its own weights, out[part]."""
-    for t in prange(len(tasks)):
-        task = tasks[t]
+    for task in tasks[first:last]:
         task_boxes = boxes[task.first_box : task.last_box]
         _run_task(out[task.part], x, gy, stride, taps, phases, reach, box, task_boxes, task)
 

@@ -9,7 +9,6 @@ order: the same bits for any number of threads.
 """
 
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
@@ -48,18 +47,30 @@ def dot(a: Array, a_first: int, b: Array, b_first: int, b_step: int, count: int)
 def conv2d_loops(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d`: one thread owns one output plane."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
-    y: Array = _conv2d(x, w, bias, (g.OH, g.OW), g.stride, g.padding, g.dilation, g.groups)
+    y = np.empty(g.y_shape, x.dtype)
+    _conv2d.over(g.N * g.K, y, x, w, bias, g.stride, g.padding, g.dilation, g.groups)
     return y
 
 
 @compiled
-def _conv2d(x: Array, w: Array, b: Array, out: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
-    N, C, H, W = x.shape
+def _conv2d(
+    first: int,
+    last: int,
+    out: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> None:
+    _, C, H, W = x.shape
     K, C_per_group, R, S = w.shape
-    OH, OW = out
+    OH, OW = out.shape[2:]
     x = x.reshape(-1)
-    y = np.empty(N * K * OH * OW, x.dtype)
-    for plane in prange(N * K):
+    y = out.reshape(-1)
+    for plane in range(first, last):
         k = plane % K
         n = plane // K
         c0 = k // (K // groups) * C_per_group  # the first input channel of k's group
@@ -77,32 +88,34 @@ def _conv2d(x: Array, w: Array, b: Array, out: Pair, stride: Pair, padding: Pair
                         y_first = y_plane + i * OW + j0
                         x_first = x_plane + (i * stride[0] + offset_h) * W + j0 * stride[1] + offset_w
                         add_scaled(y, y_first, 1, x, x_first, stride[1], j1 - j0, w[k, c, r, s])
-    return y.reshape(N, K, OH, OW)
 
 
 def conv2d_grad_input_loops(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`: one thread owns one plane of the input's gradient."""
-    gx: Array = _conv2d_grad_input(gy, w, g.x_shape, g.stride, g.padding, g.dilation, g.groups)
+    gx = np.zeros(g.x_shape, gy.dtype)
+    _conv2d_grad_input.over(g.N * g.C, gx, gy, w, g.stride, g.padding, g.dilation, g.groups)
     return gx
 
 
 @compiled
 def _conv2d_grad_input(
+    first: int,
+    last: int,
+    out: Array,
     gy: Array,
     w: Array,
-    x_shape: tuple[int, int, int, int],
     stride: Pair,
     padding: Pair,
     dilation: Pair,
     groups: int,
-) -> Array:
-    N, C, H, W = x_shape
+) -> None:
+    _, C, H, W = out.shape
     _, K, OH, OW = gy.shape
     _, C_per_group, R, S = w.shape
     K_per_group = K // groups
     gy = gy.reshape(-1)
-    gx = np.zeros(N * C * H * W, gy.dtype)
-    for plane in prange(N * C):
+    gx = out.reshape(-1)
+    for plane in range(first, last):
         c = plane % C
         n = plane // C
         k0 = c // C_per_group * K_per_group  # the first output channel of c's group
@@ -120,27 +133,26 @@ def _conv2d_grad_input(
                         gy_first = gy_plane + i * OW + j0
                         weight = w[k, c % C_per_group, r, s]
                         add_scaled(gx, gx_first, stride[1], gy, gy_first, 1, j1 - j0, weight)
-    return gx.reshape(N, C, H, W)
 
 
 def conv2d_grad_weight_loops(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight`: one thread owns one R×S filter."""
-    gw: Array = _conv2d_grad_weight(x, gy, g.w_shape, g.stride, g.padding, g.dilation)
+    gw = np.zeros(g.w_shape, x.dtype)
+    _conv2d_grad_weight.over(g.K * g.C // g.groups, gw, x, gy, g.stride, g.padding, g.dilation)
     return gw
 
 
 @compiled
 def _conv2d_grad_weight(
-    x: Array, gy: Array, w_shape: tuple[int, int, int, int], stride: Pair, padding: Pair, dilation: Pair
-) -> Array:
+    first: int, last: int, out: Array, x: Array, gy: Array, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
     N, C, H, W = x.shape
     OH, OW = gy.shape[2:]
-    K, C_per_group, R, S = w_shape
+    K, C_per_group, R, S = out.shape
     K_per_group = K // (C // C_per_group)
     x = x.reshape(-1)
     gy = gy.reshape(-1)
-    gw = np.zeros(w_shape, x.dtype)
-    for kc in prange(K * C_per_group):
+    for kc in range(first, last):
         k = kc // C_per_group
         c = kc % C_per_group
         c0 = k // K_per_group * C_per_group  # the first input channel of k's group
@@ -156,5 +168,4 @@ def _conv2d_grad_weight(
                     for i in range(i0, i1):
                         x_first = x_plane + (i * stride[0] + offset_h) * W + j0 * stride[1] + offset_w
                         gy_first = gy_plane + i * OW + j0
-                        gw[k, c, r, s] += dot(gy, gy_first, x, x_first, stride[1], j1 - j0)
-    return gw
+                        out[k, c, r, s] += dot(gy, gy_first, x, x_first, stride[1], j1 - j0)

@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import get_num_threads, get_thread_id, prange
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
@@ -131,16 +131,17 @@ def multiply(
         left_lies, right_lies, out_lies = right_lies.transposed, left_lies.transposed, out_lies.transposed
     parts, tasks = _plan(M, D, N, groups, out.itemsize)
     # What sums begin with: the bias of their row, or nothing; the last tile may have rows beyond the last.
-    first = np.zeros(groups * M + M + ROWS, out.dtype)
+    starts = np.zeros(groups * M + M + ROWS, out.dtype)
     if bias is not None and not by_column:
-        first[: groups * M] = bias
+        starts[: groups * M] = bias
     partial = out if parts == 1 else np.empty((parts, *out.shape), out.dtype)
     threads = get_num_threads()
     width = VECTORS * VECTOR_BYTES // out.itemsize
     memory = TILES * (DEPTH + 1) * width + LEFT_ROWS * (DEPTH + width) + ROWS * width
-    scratch = scratch_memory(threads * memory * out.itemsize // 4).view(out.dtype).reshape(threads, memory)
+    (scratch,) = scratch_memory((threads, memory * out.itemsize // 4))
     lie = (*left_lies, *right_lies, *out_lies)
-    _multiply(partial.reshape(-1), scratch, left.reshape(-1), right.reshape(-1), first, *lie, out.size, tasks)
+    sides = left.reshape(-1), right.reshape(-1)
+    _multiply.over(len(tasks), partial.reshape(-1), scratch.view(out.dtype), *sides, starts, *lie, out.size, tasks)
     if parts > 1:
         np.sum(partial, axis=0, out=out)
     if bias is not None and by_column:
@@ -185,6 +186,8 @@ def _plan(M: int, D: int, N: int, groups: int, item_bytes: int) -> tuple[int, Ar
 
 @compiled
 def _multiply(
+    first: int,
+    last: int,
     out: Array,
     scratch: Array,
     left: Array,
@@ -203,8 +206,7 @@ def _multiply(
     tasks: Array,
 ) -> None:
     """Sum every part into its own place in ``out``; ``scratch`` has a row for each thread."""
-    for t in prange(len(tasks)):
-        task = tasks[t]
+    for task in tasks[first:last]:
         _run_task(
             *(out, out_rows, out_columns, task.part * part_step + task.group * out_group),
             *(left, left_rows, left_columns, task.group * left_group),

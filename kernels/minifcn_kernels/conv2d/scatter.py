@@ -13,7 +13,6 @@ gx belongs to one thread.
 """
 
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.product import Operand, maps, multiply
@@ -47,14 +46,14 @@ def conv2d_grad_input_scatter(gy: Array, w: Array, g: ConvGeometry) -> Array:
     lot = max(1, min(C, SUMS // max(1, _sums_of_channel(g))))
     lots = -(-C // lot)
     sums = np.empty((g.groups, -(-C // lots), g.R, g.S, pixels), gy.dtype)
-    for first, last in ((C * i // lots, C * (i + 1) // lots) for i in range(lots)):
-        rows = (last - first) * taps
-        G = sums.reshape(-1)[: g.groups * rows * pixels].reshape(g.groups, last - first, g.R, g.S, pixels)
+    for c0, c1 in ((C * i // lots, C * (i + 1) // lots) for i in range(lots)):
+        rows = (c1 - c0) * taps
+        G = sums.reshape(-1)[: g.groups * rows * pixels].reshape(g.groups, c1 - c0, g.R, g.S, pixels)
         filters = Operand((rows, 1, 0), (K, C * taps, 0), K * C * taps)
         result = Operand((rows, pixels, 0), (max(1, pixels), 1, 0), rows * pixels)
         multiply(
             G,
-            w.reshape(-1)[first * taps :],
+            w.reshape(-1)[c0 * taps :],
             gy,
             (rows, K, pixels),
             filters,
@@ -62,20 +61,30 @@ def conv2d_grad_input_scatter(gy: Array, w: Array, g: ConvGeometry) -> Array:
             result,
             g.groups,
         )
-        _scatter(gx, G, first, (g.OH, g.OW), g.stride, g.padding, g.dilation)
+        _scatter.over(g.N * g.groups * (c1 - c0), gx, G, c0, (g.OH, g.OW), g.stride, g.padding, g.dilation)
     return gx
 
 
 @compiled
-def _scatter(out: Array, sums: Array, first: int, output: Pair, stride: Pair, padding: Pair, dilation: Pair) -> None:
-    """Add the sums of channels from ``first`` on, of every group, to their pixels in ``out`` (N, C, H, W)."""
+def _scatter(
+    first: int,
+    last: int,
+    out: Array,
+    sums: Array,
+    c0: int,
+    output: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> None:
+    """Add the sums of channels from ``c0`` on, of every group, to their pixels in ``out`` (N, C, H, W)."""
     N, C, H, W = out.shape
     groups, channels, R, S, _ = sums.shape
     OH, OW = output
     flat, target = sums.reshape(-1), out.reshape(-1)
-    for plane in prange(N * groups * channels):
+    for plane in range(first, last):
         n, group, c = plane // (groups * channels), plane // channels % groups, plane % channels
-        to_plane = (n * C + group * (C // groups) + first + c) * H * W
+        to_plane = (n * C + group * (C // groups) + c0 + c) * H * W
         for r in range(R):
             i0, i1 = valid_outputs(OH, H, r * dilation[0] - padding[0], stride[0])
             for s in range(S):

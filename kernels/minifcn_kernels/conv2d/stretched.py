@@ -23,7 +23,6 @@ rows are as long as the large map is wide.
 """
 
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.conv2d.block import fill
 from minifcn_kernels.conv2d.contract import ConvGeometry
@@ -39,19 +38,22 @@ def conv2d_stretched(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
     """`conv2d`: products on long rows, added up by strides."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
-    _collect(y, x, w.reshape(g.K, g.R, g.S), bias, g.stride, g.padding, g.dilation[0])
+    bands = g.N * g.K * -(-g.OH // BAND)
+    _collect.over(bands, y, x, w.reshape(g.K, g.R, g.S), bias, g.stride, g.padding, g.dilation[0])
     return y
 
 
 def conv2d_grad_input_stretched(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`: products with stretched rows."""
     gx = np.empty(g.x_shape, gy.dtype)
-    _spread(gx, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
+    top, bottom = g.padding[0] // g.stride[0], -(-(g.padding[0] + g.H) // g.stride[0])
+    bands = g.N * g.C * -(-(bottom - top) // BAND)
+    _spread.over(bands, gx, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
     return gx
 
 
 @compiled
-def _spread(out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilation: int) -> None:
+def _spread(first: int, last: int, out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilation: int) -> None:
     """Write the input's gradient, whose rows h = q·stride + p − padding meet rows q − shift of gy, phase by phase."""
     N, C, H, W = out.shape
     OH, OW = gy.shape[2:]
@@ -64,12 +66,12 @@ def _spread(out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilati
     top, bottom = pad_h // step_h, ceil_div(pad_h + H, step_h)  # of q
     bands = ceil_div(bottom - top, BAND)
     gy_flat, out_flat = gy.reshape(-1), out.reshape(-1)
-    for task in prange(N * C * bands):
-        plane, first = task // bands, top + task % bands * BAND
-        last = min(first + BAND, bottom)
+    for task in range(first, last):
+        plane, q0 = task // bands, top + task % bands * BAND
+        q1 = min(q0 + BAND, bottom)
         stretched = np.zeros((BAND + reach) * length, gy.dtype)
-        for i in range(max(0, first - reach), min(OH, last)):
-            stretch(stretched, (i - first + reach) * length + margin, gy_flat, (plane * OH + i) * OW, OW, step_w)
+        for i in range(max(0, q0 - reach), min(OH, q1)):
+            stretch(stretched, (i - q0 + reach) * length + margin, gy_flat, (plane * OH + i) * OW, OW, step_w)
         periodic = np.empty((reach + 1) * shifts * period_row, gy.dtype)
         shift = np.empty(reach + 1, np.int64)
         lefts, rights = np.empty((reach + 1) * shifts, np.int64), np.empty((reach + 1) * shifts, np.int64)
@@ -80,7 +82,7 @@ def _spread(out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilati
                     shift[met] = r * dilation // step_h
                     repeat(periodic, met * shifts * period_row, period_row, w[plane % C, r], step_w)
                     met += 1
-            for q in range(first, last):
+            for q in range(q0, q1):
                 h = q * step_h + p - pad_h
                 if 0 <= h < H:
                     count = 0
@@ -88,7 +90,7 @@ def _spread(out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilati
                         i = q - shift[m]
                         if 0 <= i < OH:
                             for a in range(shifts):
-                                lefts[count] = (i - first + reach) * length + pad_w + margin - a * step_w
+                                lefts[count] = (i - q0 + reach) * length + pad_w + margin - a * step_w
                                 rights[count] = (m * shifts + a) * period_row + pad_w - skipped
                                 count += 1
                     to = (plane * H + h) * W
@@ -97,7 +99,9 @@ def _spread(out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilati
 
 
 @compiled
-def _collect(out: Array, x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: int) -> None:
+def _collect(
+    first: int, last: int, out: Array, x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: int
+) -> None:
     """Write the convolution, row by row."""
     N, C, OH, OW = out.shape
     H, W = x.shape[2:]
@@ -106,14 +110,14 @@ def _collect(out: Array, x: Array, w: Array, b: Array, stride: Pair, padding: Pa
     shifts, length = ceil_div(S, step_w), OW * step_w
     bands = ceil_div(OH, BAND)
     x_flat, out_flat = x.reshape(-1), out.reshape(-1)
-    for task in prange(N * C * bands):
-        plane, first = task // bands, task % bands * BAND
+    for task in range(first, last):
+        plane, i0 = task // bands, task % bands * BAND
         periodic = np.empty(R * shifts * length, x.dtype)
         for r in range(R):
             repeat(periodic, r * shifts * length, length, w[plane % C, r], step_w)
         products = np.empty(length, x.dtype)
         lefts, rights = np.empty(R, np.int64), np.empty(R, np.int64)
-        for i in range(first, min(first + BAND, OH)):
+        for i in range(i0, min(i0 + BAND, OH)):
             fill(products, 0, length, 0)
             for a in range(shifts):
                 # Where the columns u + a·stride − padding lie within x.

@@ -38,7 +38,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, get_thread_id, prange
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import copy_strided
 from minifcn_kernels.conv2d.contract import ConvGeometry, backwards
@@ -112,12 +112,12 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
         blocks = 0
     U = np.empty((blocks, U_BLOCK), x.dtype)
     if blocks:
-        _transform_filters(U, w, grid, origins, g.groups, transposed)
+        _transform_filters.over(blocks, U, w, grid, origins, g.groups, transposed)
     y = np.empty(g.y_shape, x.dtype)
     b = np.concatenate([b, np.zeros(ROWS, b.dtype)])  # the last tile may have rows beyond the last filter
     threads = get_num_threads()
-    scratch = scratch_memory(threads * (WORKSPACE + U_BLOCK + M_BLOCK + v_lots * V_BLOCK)).reshape(threads, -1)
-    _winograd(y, scratch, x, w, U, b, grid, origins, g.groups, transposed, boxes, tasks)
+    (scratch,) = scratch_memory((threads, WORKSPACE + U_BLOCK + M_BLOCK + v_lots * V_BLOCK))
+    _winograd.over(len(tasks), y, scratch, x, w, U, b, grid, origins, g.groups, transposed, boxes, tasks)
     return y
 
 
@@ -142,12 +142,14 @@ def _plan(R: int, TW: int, depth: int, K: int, groups: int) -> tuple[Array, Arra
 
 
 @compiled
-def _transform_filters(out: Array, w: Array, grid: Array, origins: Array, groups: int, transposed: bool) -> None:
+def _transform_filters(
+    first: int, last: int, out: Array, w: Array, grid: Array, origins: Array, groups: int, transposed: bool
+) -> None:
     """out[block] = `_transform_block` of every block: of every group, lot of filters, and lot of channels."""
     blocks_per_group = len(out) // groups
     depth = len(origins) * (w.shape[0] // groups if transposed else w.shape[1])
     v_lots = (depth + CHANNELS - 1) // CHANNELS
-    for block in prange(len(out)):
+    for block in range(first, last):
         group, rest = block // blocks_per_group, block % blocks_per_group
         _transform_block(out[block], w, grid[0], origins, groups, transposed, group, rest // v_lots, rest % v_lots)
 
@@ -209,6 +211,8 @@ def _copy_taps(
 
 @compiled
 def _winograd(
+    first: int,
+    last: int,
     out: Array,
     scratch: Array,
     x: Array,
@@ -226,8 +230,7 @@ def _winograd(
 
     ``scratch`` has a row for each thread.
     """
-    for t in prange(len(tasks)):
-        task = tasks[t]
+    for task in tasks[first:last]:
         task_boxes = boxes[task.box0 : task.box1]
         memory = scratch[get_thread_id()]
         _run_task(out, memory, x, w, prepared, b, grid[0], origins, groups, transposed, task_boxes, task)

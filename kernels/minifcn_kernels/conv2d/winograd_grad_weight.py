@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, get_thread_id, prange
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
@@ -77,15 +77,25 @@ def conv2d_grad_weight_winograd(x: Array, gy: Array, g: ConvGeometry) -> Array:
     boxes = cut_into_boxes(*tile_rows(g.N, grid), POSITIONS)
     if len(boxes) == 0:
         return np.zeros(g.w_shape, x.dtype)
-    depth, vectors = len(origins) * g.C // g.groups, -(-g.K // g.groups // WIDTH) * VECTORS
-    box_step = -(-depth // CHANNELS) * V_BLOCK + vectors * Z_BLOCK
-    together = max(1, min(len(boxes), BATCH // box_step))
+    C, K = g.C // g.groups, g.K // g.groups
+    depth, vectors = len(origins) * C, -(-K // WIDTH) * VECTORS
     blocks = _cut(depth, vectors)
-    totals = len(blocks) * S_BLOCK if together < len(boxes) else 0
-    gw = np.empty(g.w_shape, x.dtype)
+    v_step, z_step = -(-depth // CHANNELS) * V_BLOCK, vectors * Z_BLOCK  # from box to box
+    together = max(1, min(len(boxes), BATCH // (v_step + z_step)))
     threads = get_num_threads()
-    scratch = scratch_memory(threads * (DESK + S_BLOCK) + together * box_step + totals)
-    _grad_weight(gw, scratch, threads, x, gy, grid, origins, g.groups, boxes, together, blocks)
+    kept = len(blocks) if together < len(boxes) else 0
+    desks, sums, V, Z, totals = scratch_memory(
+        (threads, DESK), (threads, S_BLOCK), (together, v_step), (together, z_step), (kept, S_BLOCK)
+    )
+    gw = np.empty(g.w_shape, x.dtype)
+    pieces = len(origins) * -(-C // SHARE) + -(-K // LANES)
+    for group in range(g.groups):
+        for box0 in range(0, len(boxes), together):
+            batch = boxes[box0 : box0 + together]
+            where = grid, origins, g.groups, group, batch
+            _transform.over(len(batch) * pieces, V, Z, desks, x, gy, *where)
+            begins, ends = box0 == 0, box0 + together >= len(boxes)
+            _add_up.over(len(blocks), gw, totals, sums, V, Z, *where, blocks, begins, ends)
     return gw
 
 
@@ -104,62 +114,77 @@ def _cut(depth: int, vectors: int) -> Array:
 
 
 @compiled
-def _grad_weight(
-    out: Array,
+def _transform(
+    first: int,
+    last: int,
+    out_V: Array,
+    out_Z: Array,
     scratch: Array,
-    threads: int,
     x: Array,
     gy: Array,
     grid: Array,
     origins: Array,
     groups: int,
+    group: int,
     boxes: Array,
-    together: int,
-    blocks: Array,
 ) -> None:
-    """Sum over ``together`` boxes at a time."""
-    K, C = out.shape[0] // groups, out.shape[1]
-    depth, vectors = len(origins) * C, (K + LANES - 1) // LANES
-    v_step = (depth + CHANNELS - 1) // CHANNELS * V_BLOCK  # from box to box
-    z_step = (K + WIDTH - 1) // WIDTH * VECTORS * Z_BLOCK
-    desks, memory = scratch[: threads * DESK].reshape(threads, DESK), scratch[threads * DESK :]
-    sums, memory = memory[: threads * S_BLOCK].reshape(threads, S_BLOCK), memory[threads * S_BLOCK :]
-    V, memory = memory[: together * v_step].reshape(together, v_step), memory[together * v_step :]
-    Z, totals = memory[: together * z_step].reshape(together, z_step), memory[together * z_step :]
+    """Transform the data and the gradient under some boxes: units are pieces of a box, each some of its channels."""
+    K, C = gy.shape[1] // groups, x.shape[1] // groups
     shares_of_one = (C + SHARE - 1) // SHARE
-    shares = len(origins) * shares_of_one
-    for group in range(groups):
-        for box0 in range(0, len(boxes), together):
-            batch = boxes[box0 : box0 + together]
-            for unit in prange(len(batch) * (shares + vectors)):
-                box, piece = unit // (shares + vectors), unit % (shares + vectors)
-                desk = desks[get_thread_id()]
-                if piece < shares:
-                    origin, first = piece // shares_of_one, piece % shares_of_one * SHARE
-                    x_rows = input_rows(x, origins[origin], grid[0], batch[box])
-                    for c in range(first, min(first + SHARE, C)):
-                        v, x_first = origin * C + c, (group * C + c) * x.shape[2] * x.shape[3]
-                        v_first = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH
-                        transform_data(V[box], v_first, x, x_first, x_rows, grid[0].step_w, batch[box], desk)
-                else:
-                    k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
-                    z = Z[box, (piece - shares) * Z_BLOCK :]
-                    _transform_gradient(z, gy, group * K + k0, k1 - k0, grid[0], batch[box], desk)
-            for unit in prange(len(blocks)):
-                block = blocks[unit]
-                s = sums[get_thread_id()]
-                s_row, s_step = _steps(block)
-                _multiply(s, s_row, s_step, V, Z, block, batch)
-                if together < len(boxes):
-                    total = totals[unit * S_BLOCK : (unit + 1) * S_BLOCK]
-                    if box0 > 0:
-                        for i in range(POINTS * s_step):
-                            s[i] += total[i]
-                    if box0 + together < len(boxes):
-                        for i in range(POINTS * s_step):
-                            total[i] = s[i]
-                if box0 + together >= len(boxes):
-                    _transform_back(out, s, s_row, s_step, group, K, block, grid[0], origins)
+    shares, vectors = len(origins) * shares_of_one, (K + LANES - 1) // LANES
+    desk = scratch[get_thread_id()]
+    for unit in range(first, last):
+        box, piece = unit // (shares + vectors), unit % (shares + vectors)
+        if piece < shares:
+            origin, c0 = piece // shares_of_one, piece % shares_of_one * SHARE
+            x_rows = input_rows(x, origins[origin], grid[0], boxes[box])
+            for c in range(c0, min(c0 + SHARE, C)):
+                v, x_first = origin * C + c, (group * C + c) * x.shape[2] * x.shape[3]
+                v_first = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH
+                transform_data(out_V[box], v_first, x, x_first, x_rows, grid[0].step_w, boxes[box], desk)
+        else:
+            k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
+            z = out_Z[box, (piece - shares) * Z_BLOCK :]
+            _transform_gradient(z, gy, group * K + k0, k1 - k0, grid[0], boxes[box], desk)
+
+
+@compiled
+def _add_up(
+    first: int,
+    last: int,
+    out: Array,
+    out_totals: Array,
+    scratch: Array,
+    V: Array,
+    Z: Array,
+    grid: Array,
+    origins: Array,
+    groups: int,
+    group: int,
+    boxes: Array,
+    blocks: Array,
+    begins: bool,
+    ends: bool,
+) -> None:
+    """Sum over some boxes, block by block, and add the sums to those of boxes before them.
+
+    ``begins`` and ``ends`` say whether these are the first boxes, and the last.
+    """
+    s = scratch[get_thread_id()]
+    for unit in range(first, last):
+        block = blocks[unit]
+        s_row, s_step = _steps(block)
+        _multiply(s, s_row, s_step, V, Z, block, boxes)
+        if not begins:
+            total = out_totals[unit]
+            for i in range(POINTS * s_step):
+                s[i] += total[i]
+        if ends:
+            _transform_back(out, s, s_row, s_step, group, out.shape[0] // groups, block, grid[0], origins)
+        else:
+            total = out_totals[unit]
+            for i in range(POINTS * s_step):
+                total[i] = s[i]
 
 
 @inlined

@@ -1,7 +1,8 @@
 """The cropping kernels in Numba: one thread owns one row of the output."""
 
+from math import prod
+
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.crop.contract import crop, crop_grad, crop_window, fuse
 from minifcn_kernels.dispatch import check_shape
@@ -14,15 +15,15 @@ def crop_loops(x: Array, offset: IntOrPair, size: IntOrPair) -> Array:
     """`crop`, row by row."""
     offset, size = crop_window(x.shape, offset, size)
     y = np.empty((*x.shape[:2], *size), x.dtype)
-    _crop(y, x, offset)
+    _crop.over(prod(y.shape[:3]), y, x, offset)
     return y
 
 
 @compiled
-def _crop(out: Array, x: Array, offset: Pair) -> None:
+def _crop(first: int, last: int, out: Array, x: Array, offset: Pair) -> None:
     N, C, OH, OW = out.shape
     top, left = offset
-    for row in prange(N * C * OH):
+    for row in range(first, last):
         i = row % OH
         c = row // OH % C
         n = row // OH // C
@@ -37,16 +38,16 @@ def crop_grad_loops(gy: Array, offset: IntOrPair, x_shape: tuple[int, int, int, 
     offset, size = crop_window(x_shape, offset, gy.shape[2:])
     check_shape("crop_grad", "gy", gy.shape, (*x_shape[:2], *size))
     gx = np.empty(x_shape, gy.dtype)
-    _crop_grad(gx, gy, offset)
+    _crop_grad.over(prod(gx.shape[:3]), gx, gy, offset)
     return gx
 
 
 @compiled
-def _crop_grad(out: Array, gy: Array, offset: Pair) -> None:
+def _crop_grad(first: int, last: int, out: Array, gy: Array, offset: Pair) -> None:
     N, C, H, W = out.shape
     OH, OW = gy.shape[2:]
     top, left = offset
-    for row in prange(N * C * H):
+    for row in range(first, last):
         h = row % H
         c = row // H % C
         n = row // H // C
@@ -64,15 +65,15 @@ def fuse_loops(coarse: Array, fine: Array, offset: IntOrPair) -> Array:
     """`fuse`, row by row: the crop is never written to memory."""
     offset, _ = crop_window(fine.shape, offset, coarse.shape[2:])
     y = np.empty(coarse.shape, coarse.dtype)
-    _fuse(y, coarse, fine, offset)
+    _fuse.over(prod(y.shape[:3]), y, coarse, fine, offset)
     return y
 
 
 @compiled
-def _fuse(out: Array, coarse: Array, fine: Array, offset: Pair) -> None:
+def _fuse(first: int, last: int, out: Array, coarse: Array, fine: Array, offset: Pair) -> None:
     N, C, OH, OW = coarse.shape
     top, left = offset
-    for row in prange(N * C * OH):
+    for row in range(first, last):
         i = row % OH
         c = row // OH % C
         n = row // OH // C

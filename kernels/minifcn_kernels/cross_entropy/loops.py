@@ -5,8 +5,9 @@ the classes runs along the row and keeps one running value per pixel: the maximu
 of 500 pixels and 21 classes stays in the second-level cache meanwhile, so memory is gone through once.
 """
 
+from math import prod
+
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.cross_entropy.contract import (
     Reduction,
@@ -32,14 +33,15 @@ def softmax_cross_entropy_loops(
 ) -> Array:
     """`softmax_cross_entropy`: a loss per pixel, compiled; their sum, in NumPy."""
     label, v = label_and_weight(logits, target, weight, mask, ignore_index)
-    return reduce(_pixel_losses(logits, label, v), v, reduction)
+    loss = np.empty(label.shape, logits.dtype)
+    _pixel_losses.over(prod(label.shape[:2]), loss, logits, label, v)
+    return reduce(loss, v, reduction)
 
 
 @compiled
-def _pixel_losses(logits: Array, label: Array, v: Array) -> Array:
-    N, C, H, W = logits.shape
-    loss = np.empty((N, H, W), logits.dtype)
-    for row in prange(N * H):
+def _pixel_losses(first: int, last: int, out: Array, logits: Array, label: Array, v: Array) -> None:
+    _, C, H, W = logits.shape
+    for row in range(first, last):
         n = row // H
         h = row % H
         z = logits[n]
@@ -47,15 +49,14 @@ def _pixel_losses(logits: Array, label: Array, v: Array) -> Array:
         for w in range(W):
             # How far the target lies below the winner: exact, or nearly, however large both are. It is stored before
             # the logarithm is known, or else the compiler, which may reorder sums, would add that to the winner first.
-            loss[n, h, w] = largest[w] - z[label[n, h, w], h, w]
+            out[n, h, w] = largest[w] - z[label[n, h, w], h, w]
         sums, powers = np.zeros(W, z.dtype), np.empty(W, z.dtype)
         for c in range(C):
             exponentials(powers, z[c, h], largest)
             for w in range(W):
                 sums[w] += powers[w]
         for w in range(W):
-            loss[n, h, w] = 0 if v[n, h, w] == 0 else v[n, h, w] * (np.log(sums[w]) + loss[n, h, w])
-    return loss
+            out[n, h, w] = 0 if v[n, h, w] == 0 else v[n, h, w] * (np.log(sums[w]) + out[n, h, w])
 
 
 @softmax_cross_entropy_grad.implementation("numba")
@@ -72,14 +73,14 @@ def softmax_cross_entropy_grad_loops(
     """`softmax_cross_entropy_grad`: the exponentials are written where the gradient will be."""
     label, u = label_and_cotangent(gy, logits, target, weight, mask, ignore_index, reduction)
     g = np.empty(logits.shape, logits.dtype)
-    _logit_gradients(g, logits, label, u)
+    _logit_gradients.over(prod(label.shape[:2]), g, logits, label, u)
     return g
 
 
 @compiled
-def _logit_gradients(out: Array, logits: Array, label: Array, u: Array) -> None:
-    N, C, H, W = logits.shape
-    for row in prange(N * H):
+def _logit_gradients(first: int, last: int, out: Array, logits: Array, label: Array, u: Array) -> None:
+    _, C, H, W = logits.shape
+    for row in range(first, last):
         n = row // H
         h = row % H
         z, g = logits[n], out[n]

@@ -5,7 +5,6 @@ sum would take off what it once added, and be left with the rounding errors of c
 """
 
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.local_response_norm.contract import (
@@ -20,15 +19,17 @@ def local_response_norm_loops(x: Array, size: int, alpha: float, beta: float, k:
     """`local_response_norm`, row by row."""
     check_constants(size, alpha, k)
     y = np.empty(x.shape, x.dtype)
-    _local_response_norm(y, x, size, float(alpha), float(beta), float(k))
+    _local_response_norm.over(x.shape[0] * x.shape[2], y, x, size, float(alpha), float(beta), float(k))
     return y
 
 
 @compiled
-def _local_response_norm(out: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> None:
-    N, C, H, W = x.shape
+def _local_response_norm(
+    first: int, last: int, out: Array, x: Array, size: int, alpha: float, beta: float, k: float
+) -> None:
+    _, C, H, W = x.shape
     exponent = x.dtype.type(-beta)  # of the data's own type: a float64 here would make every power a float64 one
-    for row in prange(N * H):
+    for row in range(first, last):
         n = row // H
         h = row % H
         scale = np.empty(W, x.dtype)
@@ -53,16 +54,18 @@ def local_response_norm_grad_loops(gy: Array, x: Array, size: int, alpha: float,
     """`local_response_norm_grad`, row by row."""
     check_constants(size, alpha, k)
     gx = np.empty(x.shape, x.dtype)
-    _local_response_norm_grad(gx, gy, x, size, float(alpha), float(beta), float(k))
+    _local_response_norm_grad.over(x.shape[0] * x.shape[2], gx, gy, x, size, float(alpha), float(beta), float(k))
     return gx
 
 
 @compiled
-def _local_response_norm_grad(out: Array, gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> None:
-    N, C, H, W = x.shape
+def _local_response_norm_grad(
+    first: int, last: int, out: Array, gy: Array, x: Array, size: int, alpha: float, beta: float, k: float
+) -> None:
+    _, C, H, W = x.shape
     factor = x.dtype.type(2 * alpha * beta / size)
     exponent = x.dtype.type(-beta)
-    for row in prange(N * H):
+    for row in range(first, last):
         n = row // H
         h = row % H
         scale = np.empty(W, x.dtype)

@@ -6,11 +6,12 @@ the maximum as a choice instead of a jump: only then does the compiler make vect
 as fast for 2×2 windows.
 
 Every thread owns whole outputs (a row forward, a plane backward), clears them and adds to them in a fixed order: the
-same bits for any number of threads. (`np.zeros` would be one more parallel loop, and one more second to compile.)
+same bits for any number of threads.
 """
 
+from math import prod
+
 import numpy as np
-from numba import prange
 
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array, compiled, inlined
@@ -40,17 +41,25 @@ def max_pool2d_loops(
     """`max_pool2d`: one thread owns one row of one output plane."""
     g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     y, index = np.empty(g.y_shape, x.dtype), np.empty(g.y_shape, INDEX)
-    _max_pool2d(y, index, x, g.kernel, g.stride, g.padding, g.dilation)
+    _max_pool2d.over(prod(g.y_shape[:3]), y, index, x, g.kernel, g.stride, g.padding, g.dilation)
     return y, index
 
 
 @compiled
 def _max_pool2d(
-    out: Array, out_index: Array, x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+    first: int,
+    last: int,
+    out: Array,
+    out_index: Array,
+    x: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
 ) -> None:
     N, C, H, W = x.shape
     OH, OW = out.shape[2:]
-    for row in prange(N * C * OH):
+    for row in range(first, last):
         i = row % OH
         c = row // OH % C
         n = row // OH // C
@@ -113,15 +122,15 @@ def max_pool2d_grad_loops(
     check_shape("max_pool2d_grad", "gy", gy.shape, g.y_shape)
     check_index(index, g)  # compiled code would write anywhere
     gx = np.empty(g.x_shape, gy.dtype)
-    _max_pool2d_grad(gx, gy, index.astype(INDEX, copy=False))
+    _max_pool2d_grad.over(prod(g.x_shape[:2]), gx, gy, index.astype(INDEX, copy=False))
     return gx
 
 
 @compiled
-def _max_pool2d_grad(out: Array, gy: Array, index: Array) -> None:
+def _max_pool2d_grad(first: int, last: int, out: Array, gy: Array, index: Array) -> None:
     N, C, H, W = out.shape
     OH, OW = gy.shape[2:]
-    for plane in prange(N * C):
+    for plane in range(first, last):
         c = plane % C
         n = plane // C
         gx_plane = out[n, c].reshape(H * W)
@@ -146,15 +155,17 @@ def avg_pool2d_loops(
     g = pool_geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
     rows, columns = window_counts(g, count_include_pad, x.dtype)
     y = np.empty(g.y_shape, x.dtype)
-    _avg_pool2d(y, x, rows, columns, g.kernel, g.stride, g.padding)
+    _avg_pool2d.over(prod(g.y_shape[:3]), y, x, rows, columns, g.kernel, g.stride, g.padding)
     return y
 
 
 @compiled
-def _avg_pool2d(out: Array, x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair) -> None:
+def _avg_pool2d(
+    first: int, last: int, out: Array, x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair
+) -> None:
     N, C, H, W = x.shape
     OH, OW = len(rows), len(columns)
-    for row in prange(N * C * OH):
+    for row in range(first, last):
         i = row % OH
         c = row // OH % C
         n = row // OH // C
@@ -201,17 +212,17 @@ def avg_pool2d_grad_loops(
     check_shape("avg_pool2d_grad", "gy", gy.shape, g.y_shape)
     rows, columns = window_counts(g, count_include_pad, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
-    _avg_pool2d_grad(gx, gy, rows, columns, g.kernel, g.stride, g.padding)
+    _avg_pool2d_grad.over(prod(g.x_shape[:2]), gx, gy, rows, columns, g.kernel, g.stride, g.padding)
     return gx
 
 
 @compiled
 def _avg_pool2d_grad(
-    out: Array, gy: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair
+    first: int, last: int, out: Array, gy: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair
 ) -> None:
     N, C, H, W = out.shape
     OH, OW = len(rows), len(columns)
-    for plane in prange(N * C):
+    for plane in range(first, last):
         c = plane % C
         n = plane // C
         for h in range(H):
