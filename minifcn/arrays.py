@@ -15,6 +15,8 @@ from minifcn_kernels.jit import Array
 
 def as_array(value: Any) -> Array:
     """Return a CuPy array as it is, and of all else what NumPy makes of it."""
+    if type(value) is np.ndarray:  # the usual case: asked several times in every op, it has to be quick
+        return value
     return value if is_cupy(value) else np.asarray(value)
 
 
@@ -53,7 +55,7 @@ def constant(op: str, value: Any, like: Array | None) -> Any:
 
 def check_device(op: str, array: Array, like: Array) -> None:
     """Raise a ValueError that names ``op`` unless both arrays are on the CPU, or both on a GPU."""
-    if is_cupy(array) is not is_cupy(like):
+    if type(array) is not type(like) and is_cupy(array) is not is_cupy(like):
         raise ValueError(f"{op}: mixes arrays on the CPU and on a GPU; move one of them by .to()")
 
 

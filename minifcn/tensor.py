@@ -161,7 +161,7 @@ class Function:
             raise TypeError(
                 f"{name}.backward must return a tuple of {len(self.inputs)} gradients (an array or None), got {grads!r}"
             )
-        wanted = []
+        wanted, detecting = [], anomaly.detecting()
         for i, node in enumerate(self.inputs):
             if node is None or grads[i] is None:
                 continue
@@ -171,7 +171,7 @@ class Function:
                     f"{name}.backward returned a gradient of shape {g.shape} and dtype {g.dtype} for input {i}, "
                     f"which has shape {self._shapes[i]} and dtype {self._dtype}"
                 )
-            if anomaly.detecting():
+            if detecting:
                 anomaly.check(name, self._line, f"the gradient of input {i}", g, [grad])
             wanted.append((node, g))
         return wanted
