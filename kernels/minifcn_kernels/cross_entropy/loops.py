@@ -106,8 +106,11 @@ def largest_logits(z: Array, h: int) -> Array:
 
     NaN may get lost here; its exponential brings it back.
     """
-    largest = z[0, h].copy()
+    # To another row each time: of a choice between what is there and something else the compiler makes a masked store,
+    # which takes AMD's processors three times as long.
+    largest, larger = z[0, h].copy(), np.empty(z.shape[2], z.dtype)
     for c in range(1, len(z)):
         for w in range(len(largest)):
-            largest[w] = max(largest[w], z[c, h, w])
+            larger[w] = max(largest[w], z[c, h, w])
+        largest, larger = larger, largest
     return largest
