@@ -2,8 +2,8 @@
 
 The innermost loop takes one position (r, s) of all windows in a row. It runs over slices that start where the
 first window sees the input, so it needs no test for padding. Strides 1 and 2 are written out as constants, and
-the maximum as a choice instead of a jump: only then does the compiler make vector instructions of it. And the winners go
-to another row than the one they are compared with: a choice between what is there and something else would become a
+the maximum as a choice instead of a jump: only then does the compiler make vector instructions of it. And the winners
+go to another row than the one they are compared with: a choice between what is there and something else would become a
 masked store, which takes AMD's processors several times as long. All in all this is ten times as fast for 2×2 windows.
 
 Every thread owns whole outputs (a row forward, a plane backward), clears them and adds to them in a fixed order: the
