@@ -147,7 +147,7 @@ def _specialise(function: Callable[..., None], arguments: tuple[Any, ...]) -> Ca
         launch = _compile(_launch, (types.int64, *range_of_units, Tuple(signature)), nogil=True)
         (made,) = work.overloads.values()
         address = made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
-        return lambda units, arguments: launch(address, units, max(1, min(units, numba.get_num_threads())), arguments)
+        return lambda units, arguments: launch(address, units, numba.get_num_threads(), arguments)
 
     numba.get_num_threads()  # starts the threads, without which no compiled code can be loaded
     with _numba_settings(folder), event.install_listener("numba:compile", _announcer):

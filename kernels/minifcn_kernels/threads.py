@@ -32,7 +32,7 @@ def share_out(typing_context: Any, work: Any, units: Any, threads: Any, argument
     Args:
         work: address of a compiled function that returns nothing.
         units: so many; thread t gets those from ⌊units·t/threads⌋ to ⌊units·(t + 1)/threads⌋.
-        threads: at least one.
+        threads: as many as Numba is set to use; the pool would set it to another number.
         arguments: a tuple.
 
     Raises:

@@ -191,6 +191,7 @@ def test_threads_share_out_the_units(count, units):
     done, shares = np.zeros(12, int), np.zeros(12, int)
     with threads(count):
         _count.over(units, done, shares)
+        assert numba.get_num_threads() == count  # not fewer, even if there are fewer units
     assert done.tolist() == [1] * units + [0] * (12 - units)
     if not numba.config.DISABLE_JIT:
         assert set(shares) == {0, *(units * (t + 1) // count for t in range(count))}
