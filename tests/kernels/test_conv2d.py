@@ -2,6 +2,7 @@
 
 import re
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 import minifcn_kernels as kernels
 from backends import needs_emulator
 from geometry import SEEDS, convolutions, normal, whole
+from minifcn_kernels.conv2d.contract import backwards, conv_geometry
 from oracles import conv as oracle
 
 IMPLEMENTATIONS = (
@@ -60,6 +62,23 @@ def test_gradients_are_their_definition(name, g, seed):
         gw = kernels.conv2d_grad_weight(x, gy, g.w_shape, **g.options)
     np.testing.assert_allclose(gx, oracle.conv2d_grad_input(gy, w, g.x_shape, **g.options), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(gw, oracle.conv2d_grad_weight(x, gy, g.w_shape, **g.options), rtol=1e-12, atol=1e-12)
+
+
+@given(convolutions(), SEEDS)
+def test_the_input_gradient_is_the_convolution_backwards(g, seed):
+    """Of gy, padded or cut off, with the filters turned by 180° and their channels exchanged."""
+    g = replace(g, options=g.options | {"stride": (1, 1)})
+    _, w, _, gy = arrays(seed, g, whole)
+    back = backwards(conv_geometry(g.x_shape, g.w_shape, **g.options))
+    padded = gy
+    for axis, pad in ((2, back.padding[0]), (3, back.padding[1])):
+        padded = np.pad(padded, [(max(pad, 0), max(pad, 0)) if a == axis else (0, 0) for a in range(4)])
+        padded = padded.take(range(max(-pad, 0), padded.shape[axis] - max(-pad, 0)), axis)
+    by_group = w.reshape(back.groups, -1, *w.shape[1:]).swapaxes(1, 2)
+    turned = by_group.reshape(g.x_shape[1], -1, *w.shape[2:])[:, :, ::-1, ::-1]
+    gx = oracle.conv2d(padded, turned, dilation=back.dilation, groups=back.groups)
+    np.testing.assert_array_equal(gx, oracle.conv2d_grad_input(gy, w, g.x_shape, **g.options))
+    assert gx.shape == (back.N, back.K, back.OH, back.OW)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
