@@ -9,8 +9,8 @@ multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
 There are two of them. `tile` is the one just described; `dot_tile` multiplies vectors by vectors, for a product whose
-long sum runs along the memory. Three helpers bring what they read into place: `move_vector`, `interleave` and
-`prefetch`.
+long sum runs along the memory. Four helpers bring what they read into place: `move_vector`, `move_every_second`,
+`interleave` and `prefetch`.
 
 No compiler makes this from loops reliably, so this file writes LLVM's intermediate code. Only Winograd's transforms do
 so elsewhere, in ``conv2d/vectors.py``.
@@ -201,11 +201,10 @@ def dot_tile(
 
         sums = _accumulate(builder, depth, vector, operands)
         c_data = _data(context, builder, c_type, c)
-        for m in range(ROWS):
-            row = builder.add(c_first, builder.mul(_integer(m), c_step))
-            for v in range(VECTORS):
-                place = builder.gep(c_data, [builder.add(row, _integer(v))], source_etype=element)
-                total = _sum_of_lanes(builder, sums[m * VECTORS + v])
+        rows = [builder.add(c_first, builder.mul(_integer(m), c_step)) for m in range(ROWS)]
+        for v in range(VECTORS):
+            for m, total in enumerate(_sums_of_lanes(builder, sums[v::VECTORS])):
+                place = builder.gep(c_data, [builder.add(rows[m], _integer(v))], source_etype=element)
                 builder.store(builder.fadd(builder.load(place, typ=element), total), place)
         return context.get_dummy_value()
 
@@ -264,13 +263,25 @@ def _either(builder: ir.IRBuilder, condition: Any, one: Callable[[], Any], other
     return values
 
 
-def _sum_of_lanes(builder: ir.IRBuilder, vector: Any) -> Any:
-    """Add the upper half of a vector to the lower until a single number is left."""
-    while vector.type.count > 1:
-        half = vector.type.count // 2
-        lower, upper = (_shuffle(builder, vector, vector, lanes) for lanes in (range(half), range(half, 2 * half)))
-        vector = builder.fadd(lower, upper)
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
+    """Add up the lanes of each of a power of two of vectors.
+
+    The halves of one vector are added in the same instruction as those of another, into the halves of a single vector;
+    and so on with the halves of the halves. For four vectors of eight lanes that takes half the instructions.
+    """
+    block = vectors[0].type.count  # so many neighbours are parts of one sum
+    while block > 1:
+        lanes, half, apart = vectors[0].type.count, block // 2, (len(vectors) + 1) // 2
+        sides = (0, lanes) if len(vectors) > 1 else (0,)
+        lower = [first + side + lane for first in range(0, lanes, block) for side in sides for lane in range(half)]
+        upper = [lane + half for lane in lower]
+        vectors = [
+            builder.fadd(_shuffle(builder, one, other, lower), _shuffle(builder, one, other, upper))
+            for one, other in zip(vectors[:apart], vectors[-apart:], strict=True)
+        ]
+        block = half
+    lanes = vectors[0].type.count
+    return [builder.extract_element(v, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes) for v in vectors]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -283,6 +294,27 @@ def move_vector(typing_context: Any, target: Any, to: Any, source: Any, first: A
         target, vector, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
         source, _, _ = _place(context, builder, signature.args[2], arguments[2], first)
         builder.store(builder.load(source, typ=vector, align=item_bytes), target, align=item_bytes)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def move_every_second(typing_context: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
+    """target[to + l] = source[first + 2·l] for l < lanes, as `move_vector`. What follows the last is not read."""
+    signature = types.void(target, to, source, first)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _, to, _, first = arguments
+        target, vector, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
+        # Two vectors that overlap by one number: of the first the even lanes, of the second the odd ones.
+        places = [
+            _place(context, builder, signature.args[2], arguments[2], builder.add(first, _integer(step)))[0]
+            for step in (0, vector.count - 1)
+        ]
+        one, other = (builder.load(place, typ=vector, align=item_bytes) for place in places)
+        order = [*range(0, vector.count, 2), *range(vector.count + 1, 2 * vector.count, 2)]
+        builder.store(_shuffle(builder, one, other, order), target, align=item_bytes)
         return context.get_dummy_value()
 
     return signature, generate

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from geometry import SEEDS, whole
 from minifcn.random import stream
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, interleave, move_vector, tile, vector_unit
+from minifcn_kernels.tile import (
+    ROWS,
+    VECTOR_BYTES,
+    VECTORS,
+    dot_tile,
+    interleave,
+    move_every_second,
+    move_vector,
+    tile,
+    vector_unit,
+)
 
 DTYPES = (np.float32, np.float64)
 
@@ -132,6 +142,20 @@ def test_vectors_are_moved_and_interleaved(dtype, rows):
     assert not np.isnan(interleaved).any()
     assert (interleaved[:, ROWS:] == -1).all()
     assert flat[0] == -1
+
+
+@numba.njit
+def run_move_every_second(out, source, first):
+    move_every_second(out, 3, source, first)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_second_number_is_moved(dtype):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    source, moved = np.arange(100, dtype=dtype), np.full(100, -1, dtype)
+    run_move_every_second(moved, source, 5)
+    expected = [-1] * 3 + source[5 : 5 + 2 * lanes : 2].tolist() + [-1] * (100 - 3 - lanes)
+    np.testing.assert_array_equal(moved, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
