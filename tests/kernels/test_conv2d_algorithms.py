@@ -92,6 +92,13 @@ SHAPES = {
     "more channels than a block": ((1, 70, 9, 9), (70, 70, 3, 3), {"padding": 1}),
     "more filters than a box": ((1, 3, 5, 5), (150, 3, 1, 1), {}),
     "more taps than a tile's depth": ((1, 2, 20, 24), (3, 2, 18, 20), {}),
+    "boxes that are runs of the output": ((2, 20, 17, 64), (16, 20, 3, 3), {"padding": 1}),
+    "boxes that are runs of the output, with a stride, gathered": (
+        (1, 9, 55, 56),
+        (128, 9, 3, 3),
+        {"stride": 2, "padding": 1},
+    ),
+    "weights in chunks that are no multiple of a tile": ((1, 30, 20, 40), (9, 30, 2, 2), {}),
     "many parts of a weight gradient": ((4, 3, 40, 40), (4, 3, 3, 3), {"padding": 1}),
     "stride beyond the filter": ((2, 3, 17, 17), (5, 3, 2, 2), {"stride": 5}),
     "upsampling by 8": ((1, 2, 48, 48), (2, 1, 16, 16), {"stride": 8, "groups": 2}),

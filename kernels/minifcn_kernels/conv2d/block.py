@@ -24,19 +24,26 @@ leaves three ways to make vectors of the pixels of a box, of which `choose_box` 
 * the pixels are first gathered into a panel, side by side: the best for tiny maps.
 """
 
+import itertools
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from minifcn_kernels.jit import Array, inlined
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import VECTOR_BYTES, move_vector, prefetch
+from minifcn_kernels.tile import VECTOR_BYTES, move_every_second, move_vector, prefetch
 
 # While a row is gathered, the one so many rows later is asked for: rows lie too far apart for the processor to foresee.
+# While one is copied to a block, that of the next channel.
 AHEAD = 8
+CACHE_LINE = 64
 # Firsts and one past lasts of a box's images, rows and columns.
 BOX = np.dtype([(name, np.int64) for name in ("n0", "n1", "i0", "i1", "j0", "j1")])
+
+
+# Of the taps (top, left, overhang_h, overhang_w): their least offsets, and the extent beyond them.
+Reach: TypeAlias = tuple[int, int, int, int]
 
 
 class BoxSize(NamedTuple):
@@ -58,6 +65,7 @@ def choose_box(
     planes: float,
     lanes: int,
     tile_vectors: int,
+    extra: int = 0,
 ) -> BoxSize:
     """Return the box that promises the least work.
 
@@ -69,17 +77,21 @@ def choose_box(
         planes: of the block, for each tap of a channel.
         lanes: numbers in a vector.
         tile_vectors: the vectors of a box are filled up to a multiple of this.
+        extra: that a box costs besides, in vectors.
     """
     N, _, OH, OW = size
 
     def work(box: BoxSize) -> float:
-        """Vectors that are multiplied for each tap; to move one costs like multiplying four."""
-        images, rows, columns, in_place, row_step = box
-        vectors = -(-((images * rows - 1) * row_step + columns) // (lanes * tile_vectors)) * tile_vectors
-        moved = 0 if in_place else images * rows * -(-columns // lanes) + vectors / tile_vectors
-        copied = planes * images * (rows + overhang[0]) * (2 + (columns + overhang[1]) / lanes)
-        boxes = -(-N // images) * -(-OH // rows) * -(-OW // columns)
-        return boxes * (vectors * filters + 4 * (moved + copied))
+        """Vectors that are multiplied for each tap; to copy one costs like multiplying four, to gather one like two."""
+        total = 0.0
+        cuts = _cut(N, box.images), _cut(OH, box.rows), _cut(OW, box.columns)
+        for (images, a), (rows, b), (columns, c) in itertools.product(*cuts):
+            last_row = (images - 1) * box.rows + rows - 1
+            vectors = -(-(last_row * box.row_step + columns) // (lanes * tile_vectors)) * tile_vectors
+            moved = 0 if box.in_place else images * rows * -(-columns // lanes) + vectors / tile_vectors
+            copied = planes * images * (rows + overhang[0]) * (2 + (columns + overhang[1]) / lanes)
+            total += a * b * c * ((vectors + extra) * filters + 2 * moved + 4 * copied)
+        return total
 
     sizes = []
     fewest, multiple = -(-OW // pixels), lanes * tile_vectors
@@ -87,11 +99,17 @@ def choose_box(
         columns = min(OW, -(-OW // cuts // multiple) * multiple if cuts > 1 else OW)
         for rows in {-(-OH // cut) for cut in range(1, OH + 1)}:
             if rows * columns <= pixels:
-                images = max(1, min(N, pixels // (rows * columns)))
-                sizes.append(BoxSize(images, rows, columns, False, columns))
-                sizes.append(BoxSize(images, rows, columns, True, -(-columns // lanes) * lanes))
+                for images in {1, max(1, min(N, pixels // (rows * columns)))}:
+                    sizes.append(BoxSize(images, rows, columns, False, columns))
+                    sizes.append(BoxSize(images, rows, columns, True, -(-columns // lanes) * lanes))
                 sizes.append(BoxSize(1, rows, columns, True, columns + overhang[1]))
     return min(sizes, key=work)
+
+
+def _cut(size: int, length: int) -> list[tuple[int, int]]:
+    """Return the lengths of the pieces of ``size``, and how many there are of each."""
+    pieces = [(length, size // length), (size % length, 1)]
+    return [(length, count) for length, count in pieces if length * count > 0]
 
 
 def list_boxes(size: tuple[int, int, int, int], box: BoxSize) -> Array:
@@ -133,11 +151,13 @@ def copy_block(
 ) -> None:
     """Fill a block from ``x`` (N, C, H, W): of every phase BH rows and BW columns from ``top_left`` on.
 
-    ``plane`` is from a phase to the next in the block: it may have room for more images.
+    ``plane`` is from a phase to the next in the block: it may have room for more images. Rows are written in the order
+    in which they lie, and zeros by whole vectors: up to a vector less one beyond the last row.
     """
     _, C, H, W = x.shape
     top, left = top_left
     x_flat = x.reshape(-1)
+    zeros = np.zeros(VECTOR_BYTES // x.itemsize, x.dtype)
     for c in range(channels[0], channels[1]):
         for phase in range(len(phases)):
             to = ((c - channels[0]) * len(phases) + phase) * plane
@@ -148,56 +168,49 @@ def copy_block(
                 for row in range(top, top + BH):
                     h = row * stride[0] + p
                     if 0 <= h < H:
-                        fill(block, to, before, 0)
+                        clear(block, to, before, zeros)
                         source = ((n * C + c) * H + h) * W + (left + before) * stride[1] + q
-                        copy_strided(block, to + before, 1, x_flat, source, stride[1], after - before)
-                        fill(block, to + after, BW - after, 0)
+                        prefetch_run(x_flat, source + H * W, (after - before) * stride[1])
+                        copy_every(block, to + before, x_flat, source, stride[1], after - before)
+                        clear(block, to + after, BW - after, zeros)
                     else:
-                        fill(block, to, BW, 0)
+                        clear(block, to, BW, zeros)
                     to += BW
 
 
-@inlined
-def tap_offsets(taps: Array, channels: int, channel_step: int, plane: int, BW: int, top: int, left: int) -> Array:
+def tap_offsets(taps: Array, channels: int, phases: int, box: BoxSize, reach: Reach) -> Array:
     """Return where (channel, tap) lies in a block, from a pixel's position on; of taps, see `split_taps`."""
-    T = len(taps)
-    offset = np.empty(channels * T, np.int64)
-    for c in range(channels):
-        for t in range(T):
-            offset[c * T + t] = c * channel_step + taps[t, 2] * plane + (taps[t, 0] - top) * BW + taps[t, 1] - left
-    return offset
+    top, left, overhang_h, overhang_w = reach
+    BH, BW = box.rows + overhang_h, box.columns + overhang_w
+    plane = box.images * BH * BW
+    of_tap = taps[:, 2] * plane + (taps[:, 0] - top) * BW + taps[:, 1] - left
+    return (np.arange(channels)[:, None] * phases * plane + of_tap).reshape(-1)
 
 
-@inlined
-def vector_positions(
-    to: Array, images: int, rows: int, columns: int, row_step: int, image_step: int, BW: int, lanes: int
-) -> None:
-    """Write the positions of the vectors of a box that is read in place to ``to``."""
-    for v in range(((images * rows - 1) * row_step + columns + lanes - 1) // lanes):
-        row, column = v * lanes // row_step, v * lanes % row_step
-        to[v] = row // rows * image_step + row % rows * BW + column
+def vector_positions(box: BoxSize, reach: Reach, lanes: int) -> Array:
+    """Return the positions of the vectors of a box that is read in place."""
+    BH, BW = box.rows + reach[2], box.columns + reach[3]
+    row, column = np.divmod(np.arange(0, (box.images * box.rows - 1) * box.row_step + box.columns, lanes), box.row_step)
+    image, row = np.divmod(row, box.rows)
+    return image * BH * BW + row * BW + column
 
 
-@inlined
-def cut_pieces(
-    images: int, rows: int, columns: int, image_step: int, BW: int, lanes: int, width: int, tile_step: int
-) -> tuple[Array, Array]:
+def cut_pieces(box: BoxSize, reach: Reach, lanes: int, width: int, tile_step: int) -> tuple[Array, Array]:
     """Cut the pixels of a box into the pieces of which `gather` makes panels.
 
     Returns:
-        The position of each piece, and its place in a panel. There ``width`` pixels begin every ``tile_step``.
+        The position of each piece, and its place in a panel, where ``width`` pixels begin every ``tile_step``.
     """
-    pixels = images * rows * columns
-    froms = np.empty(pixels // lanes + images * rows + pixels // width + 1, np.int64)
-    tos = np.empty_like(froms)
-    piece = pixel = 0
-    while pixel < pixels:
-        row, column = pixel // columns, pixel % columns
-        froms[piece] = row // rows * image_step + row % rows * BW + column
-        tos[piece] = pixel // width * tile_step + pixel % width
-        pixel += min(lanes, columns - column, width - pixel % width)
-        piece += 1
-    return froms[:piece], tos[:piece]
+    BH, BW = box.rows + reach[2], box.columns + reach[3]
+    pieces: list[tuple[int, int]] = []
+    pixel = 0
+    while not box.in_place and pixel < box.images * box.rows * box.columns:
+        row, column = divmod(pixel, box.columns)
+        position = row // box.rows * BH * BW + row % box.rows * BW + column
+        pieces.append((position, pixel // width * tile_step + pixel % width))
+        pixel += min(lanes, box.columns - column, width - pixel % width)
+    froms, tos = np.array(pieces, np.int64).reshape(-1, 2).T
+    return froms.copy(), tos.copy()
 
 
 @inlined
@@ -221,6 +234,13 @@ def gather(panel: Array, row_step: int, source: Array, offsets: Array, depth: in
             for piece in range(len(froms)):
                 count = min(lanes, len(source) - first - froms[piece])
                 copy_run(panel, row + tos[piece], source, first + froms[piece], count)
+
+
+@inlined
+def prefetch_run(source: Array, first: int, count: int) -> None:
+    """Ask for the cache lines of source[first : first + count], and do not wait for them. They may lie anywhere."""
+    for line in range(0, count, CACHE_LINE // source.itemsize):
+        prefetch(source, first + line)
 
 
 @inlined
@@ -249,6 +269,25 @@ def copy_strided(
         t, t_step, s, s_step = np.uint64(first), np.uint64(step), np.uint64(source_first), np.uint64(source_step)
         for j in range(np.uint64(max(0, count))):
             target[t + j * t_step] = source[s + j * s_step]
+
+
+@inlined
+def copy_every(target: Array, first: int, source: Array, source_first: int, step: int, count: int) -> None:
+    """target[first + j] = source[source_first + j·step] for j < count: `copy_strided`, but faster for a step of 2."""
+    lanes = VECTOR_BYTES // target.itemsize
+    if step == 2 and count >= lanes:
+        for j in range(0, count - lanes, lanes):
+            move_every_second(target, first + j, source, source_first + 2 * j)
+        move_every_second(target, first + count - lanes, source, source_first + 2 * (count - lanes))
+    else:
+        copy_strided(target, first, 1, source, source_first, step, count)
+
+
+@inlined
+def clear(target: Array, first: int, count: int, zeros: Array) -> None:
+    """target[first + j] = 0 for j < count, and up to the end of the last vector. (A plain loop becomes a slow call.)"""
+    for j in range(0, count, len(zeros)):
+        move_vector(target, first + j, zeros, 0)
 
 
 @inlined

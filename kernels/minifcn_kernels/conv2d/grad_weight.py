@@ -17,11 +17,12 @@ a single channel's) and its sums (BOX_FILTERS by BOX_WEIGHTS): about 0.5 MB, sav
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minifcn_kernels.conv2d.block import (
+    Reach,
     choose_box,
     copy_block,
     copy_run,
@@ -29,6 +30,7 @@ from minifcn_kernels.conv2d.block import (
     fill,
     gather,
     list_boxes,
+    prefetch_run,
     split_taps,
     tap_offsets,
     vector_positions,
@@ -38,12 +40,13 @@ from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile
 
-# Vectors of pixels to a box. Adding up a tile's lanes takes as long as about four of them; and what ROWS filters meet
+# Vectors of pixels to a box. Adding up a tile's lanes takes as long as so many of them; and what ROWS filters meet
 # in a box, 8 KB with AVX2, stays in the first-level cache together with a block of this size.
+LANES_ADDED = 8
 BOX_VECTORS = 64
 BLOCK_BYTES = 2**14
 # Filters to a task, and weights of each: what is copied of gy and x serves that many sums.
-BOX_FILTERS = 64
+BOX_FILTERS = 128
 BOX_WEIGHTS = 576
 # Tasks to aim for where the weights are few: enough to keep several threads evenly busy.
 TASKS = 16
@@ -52,20 +55,34 @@ TASKS = 16
 TASK = np.dtype([(name, np.int64) for name in ("part", "first_box", "last_box", "group", "k0", "k1", "c0", "c1")])
 
 
+class Plan(NamedTuple):
+    """How the sums are cut, and where a tile finds what it reads."""
+
+    parts: int
+    box: tuple[int, int, int, int, int]  # a `BoxSize`
+    reach: Reach
+    channels: int  # of a block
+    taps: int
+    phases: Array
+    boxes: Array
+    tasks: Array
+    offsets: Array  # (channel, tap) in the block, from a pixel's position on
+    starts: Array  # (channel, tap) in the block or the panel, up to a tile's multiple of them
+    positions: Array  # vectors of pixels there
+    froms: Array  # the pieces of which panels are made
+    tos: Array
+
+
 def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
-    taps, phases, reach, box, boxes, tasks, parts = _plan(g, x.itemsize)
-    partial = np.empty((parts, *g.w_shape), x.dtype)
-    _grad_weight.over(len(tasks), partial, x, gy, g.stride, taps, phases, reach, box, boxes, tasks)
-    return partial[0] if parts == 1 else partial.sum(axis=0)
+    plan = _plan(g, x.itemsize)
+    partial = np.empty((plan.parts, *g.w_shape), x.dtype)
+    _grad_weight.over(len(plan.tasks), partial, x, gy, g.stride, *plan[1:])
+    return partial[0] if plan.parts == 1 else partial.sum(axis=0)
 
 
 @lru_cache(maxsize=256)
-def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
-    """Return the tables of taps and phases, the taps' reach, a box's size, the tables of boxes and tasks, the parts.
-
-    The reach is (top, left, overhang_h, overhang_w): the least offset of a tap and the extent beyond it.
-    """
+def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
     r, s = np.divmod(np.arange(g.R * g.S), g.S)
     taps, phases = split_taps(r * g.dilation[0] - g.padding[0], s * g.dilation[1] - g.padding[1], g.stride)
     (top, left), (bottom, right) = taps[:, :2].min(axis=0).tolist(), taps[:, :2].max(axis=0).tolist()
@@ -75,20 +92,40 @@ def _plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
     lanes = VECTOR_BYTES // item_bytes
     size = g.N, K, g.OH, g.OW
     planes = len(phases) / len(taps)
-    box = choose_box(size, min(K, BOX_FILTERS), BOX_VECTORS * lanes, reach[2:], planes, lanes, 1)
+    box = choose_box(size, min(K, BOX_FILTERS), BOX_VECTORS * lanes, reach[2:], planes, lanes, 1, LANES_ADDED)
     boxes = list_boxes(size, box)
 
-    channels = max(1, BOX_WEIGHTS // len(taps))
+    in_task = max(1, BOX_WEIGHTS // len(taps))
     blocks = [
-        (group, k, min(k + BOX_FILTERS, K), c, min(c + channels, C))
+        (group, k, min(k + BOX_FILTERS, K), c, min(c + in_task, C))
         for group in range(g.groups)
         for k in range(0, K, BOX_FILTERS)
-        for c in range(0, C, channels)
+        for c in range(0, C, in_task)
     ]
     parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
     cuts = [part * len(boxes) // parts for part in range(parts + 1)]
     tasks = [(part, cuts[part], cuts[part + 1], *block) for block in blocks for part in range(parts)]
-    return taps, phases, reach, tuple(map(int, box)), boxes, np.array(tasks, TASK), parts
+
+    plane = box.images * (box.rows + reach[2]) * (box.columns + reach[3])
+    channels = max(1, min(in_task, C, BLOCK_BYTES // (len(phases) * plane * item_bytes)))
+    vectors = -(-((box.images * box.rows - 1) * box.row_step + box.columns) // lanes)
+    offsets = tap_offsets(taps, channels, len(phases), box, reach)
+    starts = np.zeros(-(-len(offsets) // VECTORS) * VECTORS, np.int64)
+    starts[: len(offsets)] = offsets if box.in_place else np.arange(len(offsets)) * vectors * lanes
+    return Plan(
+        parts,
+        (int(box.images), int(box.rows), int(box.columns), int(box.in_place), int(box.row_step)),
+        reach,
+        channels,
+        len(taps),
+        phases,
+        boxes,
+        np.array(tasks, TASK),
+        offsets,
+        starts,
+        vector_positions(box, reach, lanes) if box.in_place else np.arange(vectors) * lanes,
+        *cut_pieces(box, reach, lanes, box.images * box.rows * box.columns, 0),
+    )
 
 
 @compiled
@@ -99,17 +136,25 @@ def _grad_weight(
     x: Array,
     gy: Array,
     stride: Pair,
-    taps: Array,
+    box_size: tuple[int, int, int, int, int],
+    reach: Reach,
+    channels: int,
+    T: int,
     phases: Array,
-    reach: tuple[int, int, int, int],
-    box: tuple[int, int, int, int, int],
     boxes: Array,
     tasks: Array,
+    offsets: Array,
+    starts: Array,
+    positions: Array,
+    froms: Array,
+    tos: Array,
 ) -> None:
     """Sum each part's boxes into its own weights, out[part]."""
     for task in tasks[first:last]:
-        task_boxes = boxes[task.first_box : task.last_box]
-        _run_task(out[task.part], x, gy, stride, taps, phases, reach, box, task_boxes, task)
+        _run_task(
+            *(out[task.part], x, gy, stride, box_size, reach, channels, T, phases, boxes, task),
+            *(offsets, starts, positions, froms, tos),
+        )
 
 
 @inlined
@@ -118,18 +163,23 @@ def _run_task(
     x: Array,
     gy: Array,
     stride: Pair,
-    taps: Array,
-    phases: Array,
-    reach: tuple[int, int, int, int],
     box_size: tuple[int, int, int, int, int],
+    reach: Reach,
+    channels: int,
+    T: int,
+    phases: Array,
     boxes: Array,
     task: Any,
+    offsets: Array,
+    starts: Array,
+    positions: Array,
+    froms: Array,
+    tos: Array,
 ) -> None:
-    """Sum over ``boxes`` for some filters and channels of a group, into their weights in ``gw``."""
+    """Sum over the task's boxes for some filters and channels of a group, into their weights in ``gw``."""
     K, C_per_group, _, _ = gw.shape
     C = x.shape[1]
     _, _, OH, OW = gy.shape
-    T = len(taps)
     lanes = VECTOR_BYTES // x.itemsize
     images, rows, columns, in_place, row_step = box_size
     top, left, overhang_h, overhang_w = reach
@@ -139,32 +189,19 @@ def _run_task(
     filter_tiles = (filters + ROWS - 1) // ROWS
     gy_flat, gw_flat = gy.reshape(-1), gw.reshape(-1)
 
-    # The right side: the block, and a panel of vectors gathered from it, or from the input.
-    vectors = ((images * rows - 1) * row_step + columns + lanes - 1) // lanes
+    # The right side: the block, and a panel of vectors gathered from it. The last vector may read past the end.
+    vectors = len(positions)
     span = vectors * lanes
     BH, BW = rows + overhang_h, columns + overhang_w
     plane = images * BH * BW
-    channel = len(phases) * plane
-    channels = max(1, min(task.c1 - task.c0, BLOCK_BYTES // (channel * x.itemsize)))
-    block = np.zeros(channels * channel + lanes, x.dtype)  # the last vector may read past the end
+    block = np.zeros(channels * len(phases) * plane + lanes, x.dtype)
     panel = np.zeros(1 if in_place else channels * T * span + lanes, x.dtype)
-
-    # Where the taps of the channels lie in it, a tile's multiple of them; and where the vectors of pixels do.
-    image_step = BH * BW
-    offset = tap_offsets(taps, channels, channel, plane, BW, top, left)
-    position = np.arange(vectors) * lanes
-    starts = np.zeros((channels * T + VECTORS - 1) // VECTORS * VECTORS, np.int64)
-    for d in range(channels * T):
-        starts[d] = offset[d] if in_place else d * span
-    if in_place:
-        vector_positions(position, images, rows, columns, row_step, image_step, BW, lanes)
-    froms, tos = cut_pieces(images, rows, columns, image_step, BW, lanes, images * rows * columns, 0)
 
     # A chunk of channels has its own columns here, since its last tile may add a few sums without meaning.
     sums_step = (task.c1 - task.c0 + channels - 1) // channels * len(starts)
     sums = np.zeros(filter_tiles * ROWS * sums_step, x.dtype)
     left_side = np.zeros(filter_tiles * ROWS * span, x.dtype)
-    for box in boxes:
+    for box in boxes[task.first_box : task.last_box]:
         if (box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0) != (images, rows, columns):
             fill(left_side, 0, len(left_side), 0)
         for k in range(filters):
@@ -172,6 +209,7 @@ def _run_task(
                 for i in range(box.i0, box.i1):
                     to = k * span + ((n - box.n0) * rows + i - box.i0) * row_step
                     source = ((n * K + k_first + k) * OH + i) * OW + box.j0
+                    prefetch_run(gy_flat, source + OH * OW, box.j1 - box.j0)
                     copy_run(left_side, to, gy_flat, source, box.j1 - box.j0)
         for c0 in range(task.c0, task.c1, channels):
             c1 = min(c0 + channels, task.c1)
@@ -181,18 +219,27 @@ def _run_task(
             of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
             copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
             if not in_place:
-                gather(panel, span, block, offset, depth, froms, tos)
+                gather(panel, span, block, offsets, depth, froms, tos)
             for m in range(0, filters, ROWS):
                 for d in range(0, depth, VECTORS):
                     dot_tile(
                         vectors,
-                        *(left_side, m * span, span),
-                        *(right, starts, d, position),
-                        *(sums, m * sums_step + sums_first + d, sums_step),
+                        left_side,
+                        m * span,
+                        span,
+                        right,
+                        starts,
+                        d,
+                        positions,
+                        sums,
+                        m * sums_step + sums_first + d,
+                        sums_step,
                     )
 
+    # Chunks without such sums lie side by side.
+    at_once = task.c1 - task.c0 if len(starts) == channels * T else channels
     for k in range(filters):
-        for c0 in range(task.c0, task.c1, channels):
+        for c0 in range(task.c0, task.c1, at_once):
             to = ((k_first + k) * C_per_group + c0) * T
             source = k * sums_step + (c0 - task.c0) // channels * len(starts)
-            copy_run(gw_flat, to, sums, source, (min(c0 + channels, task.c1) - c0) * T)
+            copy_run(gw_flat, to, sums, source, (min(c0 + at_once, task.c1) - c0) * T)
