@@ -266,7 +266,7 @@ def _run_tasks(
     packed = scratch[get_thread_id()]
     for t in range(first, last):
         if t == first or t % parts == 0:
-            _pack(packed, w, w_steps, x.shape[1] // groups, groups, taps, grids, tasks[t])
+            _pack(packed, w, w_steps, x.shape[1] // groups, groups, channels, taps, grids, tasks[t])
         _run_task(
             *(out, x, packed, b, stride, groups, step, box_size, reach, channels, phases, grids, boxes, tasks[t]),
             *(block_offsets, panel_offsets, packed_offsets, starts, froms, tos),
@@ -350,27 +350,15 @@ def _run_task(
                         target, to, to_step, v0, v1 = sums, grid * all_filters * span, span, whole, tiles
                     for v in range(v0, v1):
                         for m in range(0, filters, ROWS):
-                            left_first = all_filters * C * first_tap + (m * C + c0 * ROWS) * taps
-                            # Not *(packed, left_first, …): Numba counts references to the arrays of a tuple, and that
-                            # takes a tile longer by a quarter.
+                            left_first = all_filters * (C * first_tap + c0 * taps) + m * depth
+                            # Not *(packed, …): Numba counts references to a tuple's arrays, and that takes time.
                             tile(
-                                depth,
-                                ROWS,
-                                packed,
-                                left_first,
-                                1,
-                                packed_offsets,
-                                right,
-                                starts,
-                                v * VECTORS,
-                                right_offsets,
-                                target,
-                                to + m * to_step + v * width,
-                                to_step,
-                                c0 == 0,
-                                b,
-                                k_first + m,
-                            )
+                                depth, ROWS,
+                                packed, left_first, 1, packed_offsets,
+                                right, starts, v * VECTORS, right_offsets,
+                                target, to + m * to_step + v * width, to_step,
+                                c0 == 0, b, k_first + m,
+                            )  # fmt: skip
         for k in range(filters):
             for n in range(box.n0, box.n1):
                 for i in range(box.i0, box.i0 + box_rows):
@@ -386,37 +374,40 @@ def _run_task(
 
 @inlined
 def _pack(
-    packed: Array, w: Array, w_steps: Pair, channels: int, groups: int, all_taps: Array, grids: Array, task: Any
+    packed: Array, w: Array, w_steps: Pair, C: int, groups: int, at_once: int, all_taps: Array, grids: Array, task: Any
 ) -> None:
-    """packed[m // ROWS, c, t, m % ROWS] = w[m-th filter of the task, c, taps[t, 3]], grid by grid of taps.
+    """Copy a task's filters in the order in which tiles read them: by grid, block of channels, ROWS filters::
 
-    Beyond the last filter it is 0.
+        packed[m // ROWS, c, t, m % ROWS] = w[m-th filter of the task, c, taps[t, 3]], or 0 beyond the last filter
+
+    for the taps of the grid and the channels of the block, ``at_once``.
     """
     filters = task.k1 - task.k0
+    all_filters = (filters + ROWS - 1) // ROWS * ROWS
     first = task.group * (len(w) // groups) + task.k0 * w_steps[0]
-    # Go through w as it lies in memory: filter by filter, or else channel by channel.
-    at_once = channels if w_steps[0] > w_steps[1] else 1
-    grid_first = 0
     for grid in grids:
         taps = all_taps[grid.first_tap : grid.last_tap]
         T = len(taps)
-        for c0 in range(0, channels, at_once):
-            for m in range(0, filters, ROWS):
-                to = grid_first + (m * channels + c0 * ROWS) * T
-                source = first + m * w_steps[0] + c0 * w_steps[1]
-                rows = min(ROWS, filters - m)
-                if rows == ROWS and min(w_steps) == T:  # taps of a filter are neighbours
-                    _pack_run(packed, to, w, source, w_steps[0], at_once * T)
-                else:
-                    for c in range(at_once):
-                        for t in range(T):
-                            place = source + c * w_steps[1] + taps[t, 3]
-                            for row in range(rows):
-                                packed[to + row] = w[place + row * w_steps[0]]
-                            for row in range(rows, ROWS):
-                                packed[to + row] = 0
-                            to += ROWS
-        grid_first += (filters + ROWS - 1) // ROWS * ROWS * channels * T
+        for c0 in range(0, C, at_once):
+            channels = min(at_once, C - c0)
+            # Go through w as it lies in memory: filter by filter, or else channel by channel.
+            run = channels if w_steps[0] > w_steps[1] else 1
+            for c in range(0, channels, run):
+                for m in range(0, filters, ROWS):
+                    to = all_filters * (C * grid.first_tap + c0 * T) + (m * channels + c * ROWS) * T
+                    source = first + m * w_steps[0] + (c0 + c) * w_steps[1]
+                    rows = min(ROWS, filters - m)
+                    if rows == ROWS and min(w_steps) == T:  # taps of a filter are neighbours
+                        _pack_run(packed, to, w, source, w_steps[0], run * T)
+                    else:
+                        for _ in range(run):
+                            for t in range(T):
+                                for row in range(rows):
+                                    packed[to + row] = w[source + taps[t, 3] + row * w_steps[0]]
+                                for row in range(rows, ROWS):
+                                    packed[to + row] = 0
+                                to += ROWS
+                            source += w_steps[1]
 
 
 @inlined

@@ -222,19 +222,13 @@ def _run_task(
                 gather(panel, span, block, offsets, depth, froms, tos)
             for m in range(0, filters, ROWS):
                 for d in range(0, depth, VECTORS):
+                    # Not *(left_side, …): Numba counts references to a tuple's arrays, and that takes time.
                     dot_tile(
                         vectors,
-                        left_side,
-                        m * span,
-                        span,
-                        right,
-                        starts,
-                        d,
-                        positions,
-                        sums,
-                        m * sums_step + sums_first + d,
-                        sums_step,
-                    )
+                        left_side, m * span, span,
+                        right, starts, d, positions,
+                        sums, m * sums_step + sums_first + d, sums_step,
+                    )  # fmt: skip
 
     # Chunks without such sums lie side by side.
     at_once = task.c1 - task.c0 if len(starts) == channels * T else channels
