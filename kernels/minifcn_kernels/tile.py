@@ -49,6 +49,8 @@ VECTOR_BYTES, _REGISTERS = vector_unit(
 VECTORS = 3
 # The largest power of two with ROWS · VECTORS + VECTORS + 1 ≤ registers.
 ROWS: int = 1 << ((_REGISTERS - VECTORS - 1) // VECTORS).bit_length() - 1
+# Rows of a that are addressed from the first of them.
+ROW_GROUP = 4
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
@@ -81,8 +83,8 @@ def tile(
 
     ``depth`` and ``rows`` are at least 1. If ``rows`` is below `ROWS`, the rows of a from there on are not read, and
     those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked. Where it
-    counts, pass `ROWS` itself and a constant ``a_step``: then the rows of a are one address and known distances. Eight
-    addresses would take so many registers that, with AVX-512, sums are stored to the stack and loaded again.
+    counts, pass `ROWS` itself: then rows of a are an address and a few distances. Eight addresses would take so many
+    registers that, with AVX-512, sums are stored to the stack and loaded again.
 
     The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: row m becomes
     ``bias[bias_first + m]`` plus its sums, for the same rows.
@@ -119,10 +121,14 @@ def tile(
                 alone, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
             )
 
-        # Where the rows of a and of c begin.
-        row = _clamped_rows(builder, rows)
-        a_rows = [advance(pointer(2), builder.add(a_first, builder.mul(row[m], a_step))) for m in range(ROWS)]
+        # Where the rows of c begin, and those of a: as the first of a group, and the distance from there. Groups share
+        # their distances, so that eight rows need five registers.
         c_rows = [advance(pointer(10), builder.add(c_first, builder.mul(_integer(m), c_step))) for m in range(ROWS)]
+        row = _clamped_rows(builder, rows)
+        a_groups = [
+            advance(pointer(2), builder.add(a_first, builder.mul(row[m], a_step))) for m in range(0, ROWS, ROW_GROUP)
+        ]
+        a_distances = [builder.mul(builder.sub(row[m], row[m - m % ROW_GROUP]), a_step) for m in range(ROWS)]
         a_offsets, b_offsets = pointer(5), pointer(9)
         b_starts = [
             advance(pointer(6), _integer_at(builder, pointer(7), builder.add(first_start, _integer(v))))
@@ -142,8 +148,11 @@ def tile(
             a_offset, b_offset = _integer_at(builder, a_offsets, d), _integer_at(builder, b_offsets, d)
             places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
             b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
-            return lambda m: everywhere(advance(a_rows[m], a_offset)), b_vectors
+            a_places = [advance(group, a_offset) for group in a_groups]
+            return lambda m: everywhere(advance(a_places[m // ROW_GROUP], a_distances[m])), b_vectors
 
+        for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
+            _ask_for(builder, place)
         may_be_fresh = signature.args[13] is not types.none
         sums = _accumulate(builder, depth, vector, operands)
         before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
@@ -360,15 +369,20 @@ def prefetch(typing_context: Any, source: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         place, _, _ = _place(context, builder, signature.args[0], arguments[0], arguments[1])
-        small, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        ask = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [pointer, small, small, small]), "llvm.prefetch.p0"
-        )
-        # To read (0), into the first-level cache (3), of data (1).
-        builder.call(ask, [builder.bitcast(place, pointer), *(ir.Constant(small, flag) for flag in (0, 3, 1))])
+        _ask_for(builder, place)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _ask_for(builder: ir.IRBuilder, place: Any) -> None:
+    """Emit a prefetch of the cache line at ``place``."""
+    small, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+    ask = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [pointer, small, small, small]), "llvm.prefetch.p0"
+    )
+    # To read (0), into the first-level cache (3), of data (1).
+    builder.call(ask, [builder.bitcast(place, pointer), *(ir.Constant(small, flag) for flag in (0, 3, 1))])
 
 
 def _integer(value: int) -> ir.Constant:
