@@ -59,6 +59,15 @@ def convolutions(draw, most_channels=9, most_taps=4, longest_stride=4):
     return Convolution((N, C, *inputs), (K, C // groups, *filters), (N, K, *outputs), options)
 
 
+@st.composite
+def products(draw):
+    """1×1 convolutions, with as many channels, filters and pixels as fill several tiles of a matrix product."""
+    N, groups = draw(st.integers(0, 3)), draw(st.integers(1, 3))
+    C, K = (groups * draw(st.integers(1, 60)) for _ in range(2))
+    size = draw(st.integers(1, 9)), draw(st.integers(1, 40))
+    return Convolution((N, C, *size), (K, C // groups, 1, 1), (N, K, *size), {"groups": groups})
+
+
 def three_sums(g, x, w, b, gy):
     """Return the convolution and its two gradients, after checking that they left the inputs alone."""
     before = [array.copy() for array in (x, w, b, gy)]
@@ -74,7 +83,7 @@ def three_sums(g, x, w, b, gy):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@given(g=convolutions() | convolutions(most_channels=1, most_taps=10, longest_stride=9), seed=SEEDS)
+@given(g=convolutions() | convolutions(most_channels=1, most_taps=10, longest_stride=9) | products(), seed=SEEDS)
 def test_every_algorithm_is_exact_on_whole_numbers(algorithm, dtype, g, seed):
     arrays = g.arrays(whole, seed, dtype)
     with kernels.use_backend("numpy"):
@@ -118,6 +127,8 @@ SHAPES = {
     "1×1 with a sum in parts": ((1, 9000, 4, 9), (5, 9000, 1, 1), {}),
     "1×1 with a weight's sum in parts": ((2, 9, 60, 61), (20, 9, 1, 1), {}),
     "1×1 with more rows and columns than a panel": ((1, 16, 17, 18), (135, 16, 1, 1), {}),
+    "1×1 with more rows than are summed at a time": ((1, 5, 4, 7), (530, 5, 1, 1), {}),
+    "1×1 with few filters on many channels": ((2, 135, 13, 17), (5, 135, 1, 1), {}),
     "1×1 in groups": ((2, 34, 6, 7), (18, 17, 1, 1), {"groups": 2}),
     "one pixel of many images, in groups": ((61, 34, 1, 1), (18, 17, 1, 1), {"groups": 2}),
     "one output of a large filter": ((3, 5, 7, 6), (40, 5, 7, 6), {}),

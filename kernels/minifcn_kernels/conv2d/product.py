@@ -8,26 +8,33 @@ Such a filter meets one pixel at a time, so with P = H·W pixels numbered p, in 
 
 and all of them are one product  c[m, n] = Σ_d a[m, d] · b[d, n],  whose operands lie in memory this way or that way
 round. What makes a product fast is the same for all (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix
-Multiplication"): the register tile reads both sides from copies, *panels*, in just the order in which it wants them,
+Multiplication"): the register tile reads vectors of the right side from a copy, a *panel*, in just the order in which
+it wants them,
 
-    panel[n // width, d, n % width]          width: ROWS on the left, VECTORS vectors on the right
+    panel[n // width, d, n % width]          width: VECTORS vectors
 
-of which a slice of `DEPTH` by one tile width stays in the first-level cache while the tile goes down the rows, and
-`TILES` of them, with a lot of `LEFT_ROWS` rows, in the second. Each number of a panel is used a hundred times and
-more, so the copy costs little, the more so as it goes by whole vectors: neighbours along n are copied as such, and
-neighbours along d are turned by `interleave`. Sums go to where the result lies, but for those at its edges.
+of which `TILES` widths and a slice of `DEPTH` stay in the second-level cache while the tile goes down the rows. Each of
+its numbers is used once for every ROWS rows, so the copy costs little, the more so as it goes by whole vectors:
+neighbours along n are copied as such, and neighbours along d are turned by `interleave`. Of the left side the tile
+reads single numbers. Where neighbours along d lie side by side, it reads them where they are; else from a copy, too,
+panel[d, m].
 
-A thread's scratch memory is its two panels, 0.5 MB with AVX2 and float32; it does not grow with the maps.
+As  cᵀ = bᵀ · aᵀ,  either side may be the left one. It is the one whose copy would cost more: for the weight gradient of
+a layer with few filters the input, from where it lies, while only the small gy is turned.
+
+Sums go to where the result lies. Those of tiles at an edge, or of a result whose rows are not neighbours, are put
+together in scratch memory first. A thread's scratch memory is 0.8 MB with AVX2; it does not grow with the maps.
 """
 
 import itertools
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.conv2d.block import gather
+from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, prefetch, tile
@@ -36,8 +43,12 @@ from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, prefet
 Axis: TypeAlias = tuple[int, int, int]
 
 DEPTH = 96  # 9 KB of a right panel with AVX2, and the least error for long sums: see `tile`
-TILES = 12  # widths of a tile in a right panel, at most: 288 KB of a second-level cache of 512 KB
-LEFT_ROWS = 128  # in a left panel: 128 KB
+TILES = 12  # widths of a tile in a right panel, at most: 110 KB of a second-level cache of 512 KB
+LEFT_ROWS = 128  # in a left panel: 54 KB
+LOT_ROWS = 512  # whose sums are finished before the next are begun
+LINE_BYTES = 64
+# In numbers that are copied: what it takes to turn a number, and to go on to another row.
+TURN, ROW = 3, 32
 # A task has at least so many multiply-adds, as many as take 10 µs, and there are no more than so many tasks.
 FEWEST_PRODUCTS = 2**19
 TASKS = 8
@@ -125,54 +136,77 @@ def multiply(
     if M * D * N == 0:
         out[...] = 0 if bias is None else bias[:, None, None]
         return
-    by_column = out_lies.columns[1] != 1
-    if by_column:  # vectors are written along rows; maps of one pixel are neighbours along the channels
-        left, right, M, N = right, left, N, M
-        left_lies, right_lies, out_lies = right_lies.transposed, left_lies.transposed, out_lies.transposed
-    parts, tasks = _plan(M, D, N, groups, out.itemsize)
+    (exchanged, *lie), parts, tasks = _plan(size, left_lies, right_lies, out_lies, groups, out.itemsize)
+    if exchanged:
+        left, right, M = right, left, N
     # What sums begin with: the bias of their row, or nothing; the last tile may have rows beyond the last.
     starts = np.zeros(groups * M + M + ROWS, out.dtype)
-    if bias is not None and not by_column:
+    if bias is not None and not exchanged:
         starts[: groups * M] = bias
     partial = out if parts == 1 else np.empty((parts, *out.shape), out.dtype)
-    threads = get_num_threads()
     width = VECTORS * VECTOR_BYTES // out.itemsize
-    memory = TILES * (DEPTH + 1) * width + LEFT_ROWS * (DEPTH + width) + ROWS * width
-    (scratch,) = scratch_memory((threads, memory * out.itemsize // 4))
-    lie = (*left_lies, *right_lies, *out_lies)
+    memory = TILES * (LOT_ROWS + DEPTH + 1) * width + DEPTH * (LEFT_ROWS + LINE_BYTES // out.itemsize) + width
+    (scratch,) = scratch_memory((get_num_threads(), memory * out.itemsize // 4))
     sides = left.reshape(-1), right.reshape(-1)
-    _multiply.over(len(tasks), partial.reshape(-1), scratch.view(out.dtype), *sides, starts, *lie, out.size, tasks)
+    _multiply.over(
+        len(tasks),
+        partial.reshape(-1),
+        scratch.view(out.dtype),
+        *sides,
+        starts,
+        *itertools.chain(*lie),
+        out.size,
+        tasks,
+    )
     if parts > 1:
         np.sum(partial, axis=0, out=out)
-    if bias is not None and by_column:
+    if bias is not None and exchanged:
         out += bias[:, None, None]
 
 
 @lru_cache(maxsize=256)
-def _plan(M: int, D: int, N: int, groups: int, item_bytes: int) -> tuple[int, Array]:
-    """Cut rows, columns and depth so that the copies cost least; return the parts of a sum, and the table of tasks."""
+def _plan(
+    size: tuple[int, int, int], left: Operand, right: Operand, out: Operand, groups: int, item_bytes: int
+) -> tuple[tuple[bool, Operand, Operand, Operand], int, Array]:
+    """Choose which side is the left one, and how rows, columns and depth are cut, so that copies cost least.
+
+    Returns:
+        Whether the sides are exchanged, and how all three matrices lie then; the parts of a sum; the table of tasks.
+    """
+    M, D, N = size
     lanes = VECTOR_BYTES // item_bytes
-    width = VECTORS * lanes
-    row_tiles, column_tiles, slices = -(-M // ROWS), -(-N // width), -(-D // DEPTH)
+    steps = ROWS, VECTORS * lanes, DEPTH
     wanted = min(TASKS, max(1, groups * M * N * D // FEWEST_PRODUCTS))
+    ways = [((M, N, D), (False, left, right, out))]
+    if out.columns[2] == 0:  # cᵀ = bᵀ · aᵀ, whose rows have to be evenly spaced
+        ways.append(((N, M, D), (True, right.transposed, left.transposed, out.transposed)))
 
-    def cost(cuts: tuple[int, int, int]) -> tuple[int, float]:
+    def cost(choice: Any) -> tuple[int, float]:
         """Tasks that are missing; and multiply-adds, to which a number that is copied or added counts as a vector."""
-        m, n, d = cuts
-        rows, columns = -(-row_tiles // m) * ROWS, -(-column_tiles // n) * width
-        lots = -(-columns // (TILES * width))
-        depth = -(-slices // d) * DEPTH if d > 1 else D
-        copied = (rows * lots + columns) * depth + (3 * rows * columns if d > 1 else 0)
-        return max(0, wanted - groups * m * n * d), m * n * d * (rows * columns * depth + copied * lanes)
-
-    most_m, most_n, most_d = (min(most, TASKS) for most in (row_tiles, column_tiles, slices))
-    choices = itertools.product(range(1, most_m + 1), range(1, most_n + 1), range(1, most_d + 1))
-    best = min(choices, key=cost)
-    rows, columns, depths = (
-        [(part * tiles // parts * step, min((part + 1) * tiles // parts * step, size)) for part in range(parts)]
-        for parts, tiles, step, size in zip(
-            best, (row_tiles, column_tiles, slices), (ROWS, width, DEPTH), (M, N, D), strict=True
+        (lengths, (_, a, b, c)), cuts = choice
+        rows, columns, depth = (
+            -(-length // (cut * step)) * step for length, cut, step in zip(lengths, cuts, steps, strict=True)
         )
+        depth = min(depth, D)
+        from_left = rows / 2 if a.columns[1] == 1 else rows + ROW
+        from_right = columns + ROW if b.columns[1] == 1 else TURN * columns
+        copied = from_left * -(-columns // (TILES * steps[1])) + from_right * -(-rows // LOT_ROWS)
+        moved = rows * columns * ((1 if c.columns[1] == 1 else TURN) + (3 if cuts[2] > 1 else 0))
+        tasks = math.prod(cuts)
+        return max(0, wanted - groups * tasks), tasks * (rows * columns * depth + (copied * depth + moved) * lanes)
+
+    choices = [
+        (way, cuts)
+        for way in ways
+        for cuts in itertools.product(
+            *(range(1, min(TASKS, -(-length // step)) + 1) for length, step in zip(way[0], steps, strict=True))
+        )
+    ]
+    (lengths, how), cuts = min(choices, key=cost)
+    rows, columns, depths = (
+        [(i * tiles // cut * step, min((i + 1) * tiles // cut * step, length)) for i in range(cut)]
+        for length, cut, step in zip(lengths, cuts, steps, strict=True)
+        for tiles in [-(-length // step)]
     )
     tasks = [
         (part, group, *m, *n, *d)
@@ -181,7 +215,7 @@ def _plan(M: int, D: int, N: int, groups: int, item_bytes: int) -> tuple[int, Ar
         for m in rows
         for part, d in enumerate(depths)
     ]
-    return best[2], np.array(tasks, TASK)
+    return how, cuts[2], np.array(tasks, TASK)
 
 
 @compiled
@@ -233,51 +267,81 @@ def _run_task(
     memory: Array,
     task: Any,
 ) -> None:
-    lanes = VECTOR_BYTES // out.itemsize
-    width = VECTORS * lanes
-    no_bias = len(bias) - out_rows[0] - ROWS
-    bias_first = no_bias if task.part > 0 else task.group * out_rows[0]
+    width = VECTORS * VECTOR_BYTES // out.itemsize
+    M = out_rows[0]
+    bias_first = len(bias) - M - ROWS if task.part > 0 else task.group * M
     depth = task.d1 - task.d0
     slices = (depth + DEPTH - 1) // DEPTH
     depth = (depth + slices - 1) // slices
-    # A tile's panel ends with room for a last vector that is longer than what is wanted of it.
-    left_tile, right_tile = depth * ROWS + lanes, depth * width + lanes
-    edge, memory = memory[: ROWS * width], memory[ROWS * width :]
+    # Panels end with room for a last vector that is longer than what is wanted of it. A row of the left one is an odd
+    # number of cache lines long, so that rows do not contend for the same places in the cache.
+    left_step, right_tile = LEFT_ROWS + LINE_BYTES // out.itemsize, (depth + 1) * width
+    sums, memory = memory[: LOT_ROWS * TILES * width], memory[LOT_ROWS * TILES * width :]
     right_panel, left_panel = memory[: TILES * right_tile], memory[TILES * right_tile :]
     left_offset, right_offset = np.empty(depth, np.int64), np.empty(depth, np.int64)
     for d in range(depth):
-        left_offset[d], right_offset[d] = d * ROWS, d * width
+        left_offset[d], right_offset[d] = d * left_step, d * width
     starts = np.empty(TILES * VECTORS, np.int64)
     for v in range(len(starts)):
-        starts[v] = v // VECTORS * right_tile + v % VECTORS * lanes
+        starts[v] = v // VECTORS * right_tile + v % VECTORS * (width // VECTORS)
 
+    # The last tile of a left side in place begins a few rows early, rather than have rows beyond the last.
+    in_place = left_columns[1] == 1 and M >= ROWS
+    left_side, left_row = (left, left_rows[1]) if in_place else (left_panel, 1)
+    whole = M - M % ROWS
+    early = ROWS - M % ROWS if in_place else 0
+
+    column_place = np.empty(TILES, np.int64)
     for n0 in range(task.n0, task.n1, TILES * width):
         n1 = min(n0 + TILES * width, task.n1)
-        for d0 in range(task.d0, task.d1, depth):
-            d1 = min(d0 + depth, task.d1)
-            fresh = d0 == task.d0
-            _pack(right_panel, width, right_tile, right, right_first, right_columns, n0, n1, right_rows, d0, d1)
-            for m0 in range(task.m0, task.m1, LEFT_ROWS):
-                m1 = min(m0 + LEFT_ROWS, task.m1)
-                _pack(left_panel, ROWS, left_tile, left, left_first, left_rows, m0, m1, left_columns, d0, d1)
-                for n in range(n0, n1, width):
-                    columns, column_first = min(width, n1 - n), out_first + _place(n, out_columns)
-                    whole = columns == width and n % out_columns[0] + width <= out_columns[0]
-                    for m in range(m0, m1, ROWS):
-                        rows = min(ROWS, m1 - m)
-                        first = column_first + m * out_rows[1]
-                        in_place = whole and rows == ROWS
-                        target, to, step = (out, first, out_rows[1]) if in_place else (edge, 0, width)
-                        begin = (bias_first if fresh else no_bias) + m
-                        tile(
-                            *(d1 - d0, ROWS),
-                            *(left_panel, (m - m0) // ROWS * left_tile, 1, left_offset),
-                            *(right_panel, starts, (n - n0) // width * VECTORS, right_offset),
-                            *(target, to, step),
-                            *(fresh | (not in_place), bias, begin),
+        tiles = (n1 - n0 + width - 1) // width
+        for t in range(tiles):  # where its columns are in the result, if they are neighbours there
+            n = n0 + t * width
+            neighbours = n + width <= n1 and n % out_columns[0] + width <= out_columns[0] and out_columns[1] == 1
+            column_place[t] = out_first + _place(n, out_columns) if neighbours else -1
+        for m0 in range(task.m0, task.m1, LOT_ROWS):
+            m1 = min(m0 + LOT_ROWS, task.m1)
+            for d0 in range(task.d0, task.d1, depth):
+                d1 = min(d0 + depth, task.d1)
+                for d in range(d0, d1 if in_place else d0):
+                    left_offset[d - d0] = left_first + _place(d, left_columns)
+                for l0 in range(m0, m1, LEFT_ROWS):
+                    l1 = min(l0 + LEFT_ROWS, m1)
+                    # One call for both sides: a second copy of it would take a third longer to compile.
+                    for side in range(0 if l0 == m0 else 1, 1 if in_place else 2):
+                        panel, row_step, tile_step, source, first, across, first_row, last_row, along = (
+                            (right_panel, width, right_tile, right, right_first, right_columns, n0, n1, right_rows)
+                            if side == 0
+                            else (left_panel, left_step, left_step, left, left_first, left_rows, l0, l1, left_columns)
                         )
-                        if not in_place:
-                            _move_edge(out, first, out_rows[1], out_columns, edge, rows, n, columns, fresh)
+                        _pack(panel, row_step, tile_step, source, first, across, first_row, last_row, along, d0, d1)
+                    for m in range(l0, l1, ROWS):
+                        row = m if m < whole else m - early
+                        place = row * left_row if in_place else m - l0
+                        for next_row in range(ROWS, 2 * ROWS):
+                            prefetch(left_side, place + next_row * left_row + left_offset[0])
+                        for t in range(tiles):
+                            target, to, step = (
+                                (out, column_place[t] + m * out_rows[1], out_rows[1])
+                                if column_place[t] >= 0 and m < whole
+                                else (sums, ((m - m0) * tiles + t) * width, tiles * width)
+                            )
+                            tile(
+                                *(d1 - d0, ROWS),
+                                *(left_side, place, left_row, left_offset),
+                                *(right_panel, starts, t * VECTORS, right_offset),
+                                *(target, to, step),
+                                *(d0 == task.d0, bias, bias_first + row),
+                            )
+            for t in range(tiles):
+                for m in range(m0 if column_place[t] < 0 else max(m0, whole), m1):
+                    row = m - m0 if m < whole else m - m0 + early
+                    n, end = n0 + t * width, min(n0 + (t + 1) * width, n1)
+                    while n < end:
+                        count = min(out_columns[0] - n % out_columns[0], end - n)
+                        to = out_first + m * out_rows[1] + _place(n, out_columns)
+                        copy_strided(out, to, out_columns[1], sums, row * tiles * width + n - n0, 1, count)
+                        n += count
 
 
 @inlined
@@ -310,7 +374,7 @@ def _pack(
         for d in range(d0, d1):
             offsets[d - d0] = first + _place(d, along)
         # Pieces of neighbours, each within one tile: see `gather`.
-        froms = np.empty((n1 - n0) // min(lanes, width) + 2 * ((n1 - n0) // min(across[0], width) + 2), np.int64)
+        froms = np.empty((n1 - n0) // lanes + 2 * ((n1 - n0) // min(across[0], width) + 2), np.int64)
         tos = np.empty(len(froms), np.int64)
         pieces, n = 0, n0
         while n < n1:
@@ -335,23 +399,4 @@ def _pack(
                     # The last vectors are whole ones again; some of them may be there already.
                     i = min(j, count - lanes)
                     interleave(panel, to + i * width, width, source, place + i, across[1], rows)
-                    for row in range(ROWS):  # the next rows
-                        prefetch(source, place + i + (ROWS + row) * across[1])
                 d += count
-
-
-@inlined
-def _move_edge(
-    out: Array, first: int, step: int, out_columns: Axis, edge: Array, rows: int, n: int, columns: int, fresh: bool
-) -> None:
-    """Add a tile at an edge, of ``rows`` and ``columns`` from column n on, to ``out``; if ``fresh``, write it there."""
-    width = len(edge) // ROWS
-    base = first - _place(n, out_columns)
-    column = 0
-    while column < columns:
-        run = min(out_columns[0] - (n + column) % out_columns[0], columns - column)  # neighbours
-        for row in range(rows):
-            source, to = row * width + column, base + _place(n + column, out_columns) + row * step
-            for j in range(run):
-                out[to + j] = edge[source + j] if fresh else out[to + j] + edge[source + j]
-        column += run
