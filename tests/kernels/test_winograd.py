@@ -77,6 +77,8 @@ SHAPES = {
     "dilation": geometry(2, 6, 5, (19, 21), (2, 2), dilation=2),
     "more classes than outputs": geometry(2, 4, 3, (9, 30), (0, 1), dilation=(4, 6)),
     "filters of 5×5, in groups": geometry(2, 6, 4, (13, 17), (2, 2), groups=2, filters=(5, 5)),
+    "few tiles and many large filters": geometry(1, 20, 170, (13, 12), (1, 2), filters=(7, 6)),
+    "few tiles, of several images, in groups": geometry(2, 6, 96, (4, 17), groups=2),
     "more virtual channels than a lot": geometry(1, 30, 9, (10, 11), (3, 3), filters=(7, 4)),
     "filters of 11×11 by 4": geometry(1, 3, 9, (60, 62), (2, 2), filters=(11, 11), stride=4),
     "filters of 7×5 by 2 and 3, turned about": geometry(1, 4, 40, (30, 44), (3, 0), filters=(7, 5), stride=(2, 3)),
@@ -319,7 +321,7 @@ def pays(g):
     forward, back = (choose.winograd_applies(g, np.dtype(np.float32), of_input=of_input) for of_input in (False, True))
     return (
         forward and choose.winograd_pays(g),
-        back and choose.winograd_pays(backwards(g)),
+        back and choose.winograd_pays(g, of_input=True),
         forward and choose.winograd_pays_for_weights(g),
     )
 
@@ -338,5 +340,7 @@ def test_winograd_pays_for_larger_filters_dilations_and_strides_with_many_taps()
     assert pays(geometry(1, 96, 256, (86, 86), (2, 2), groups=2, filters=(5, 5))) == (True, True, True)
     large = geometry(1, 3, 96, (500, 500), (100, 100), filters=(11, 11), stride=4)
     assert pays(large) == (True, False, True)
-    # 512 or 4096 channels with 9 origins each: their transforms would fill the memory, and serve few tiles.
-    assert pays(geometry(1, 512, 4096, (22, 22), (0, 0), filters=(7, 7))) == (False, False, False)
+    # fc6 of an FCN. Its output has 16 tiles, but its input has 36, and the direct way multiplies for the output alone.
+    assert pays(geometry(1, 512, 4096, (22, 22), (0, 0), filters=(7, 7))) == (True, False, False)
+    # 1024 channels with 9 origins each: their transforms would fill the memory.
+    assert pays(geometry(1, 1024, 512, (22, 22), (0, 0), filters=(7, 7)))[0] is False

@@ -29,11 +29,20 @@ from minifcn_kernels.conv2d.contract import (
     conv2d_grad_weight,
     conv_geometry,
 )
-from minifcn_kernels.conv2d.winograd_tiles import POSITIONS, WIDTH, cut_into_boxes, lay_out, panels_in, tile_rows
+from minifcn_kernels.conv2d.winograd_tiles import (
+    POSITIONS,
+    WIDTH,
+    cut_into_boxes,
+    lay_out,
+    panels_in,
+    tile_rows,
+    turned_in,
+)
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, TILE
 from minifcn_kernels.dispatch import check_shape, current_policy
 from minifcn_kernels.jit import Array
 from minifcn_kernels.spatial import IntOrPair
+from minifcn_kernels.tile import ROWS
 
 FORWARD = {
     "loops": loops.conv2d_loops,
@@ -64,13 +73,13 @@ GRAD_WEIGHT = {
 # What F(4×4, 3×3) costs, in multiply-adds that the register tile makes in the same time: for one tile of 4×4 outputs,
 # one incoming virtual channel and one outgoing channel. It makes 36, and has a share in every transform. For data and
 # outputs, timed on one core with AVX2 (Zen 3) in 5 layers of 3 to 96 channels, where they lie side by side in memory,
-# and `APART`, as a stride or a dilation leaves them. For filters and their gradients not timed, but set such that a
-# layer with many large filters and few pixels (fc6) is left to the direct way.
-DATA, BACK, FILTER = 1000, 600, 1000
-GRADIENT, WEIGHT = 700, 1300  # for the weight gradient, in place of the latter two
+# and `APART`, as a stride or a dilation leaves them. For filters and their gradients in 14 layers with maps of 7 to 100
+# pixels and filters of 3×3 to 7×7: fc6 takes 0.65 of the direct time forward, and as long for its weight gradient.
+DATA, BACK, FILTER = 1000, 600, 600
+GRADIENT, WEIGHT = 700, 1200  # for the weight gradient, in place of the latter two
 APART = 600
-# Virtual channels whose transforms take 57 MB a thread.
-MOST_CHANNELS = 4096
+# Virtual channels whose transforms take 115 MB a thread, or 29 MB for a box of one panel.
+MOST_CHANNELS = 8192
 # A direct convolution makes R·S for every output that there is, at four fifths of the tile's speed.
 DIRECT = 5 / 4
 
@@ -89,17 +98,22 @@ def winograd_applies(g: ConvGeometry, dtype: Any, *, of_input: bool = False) -> 
 
 
 @lru_cache(maxsize=256)
-def winograd_pays(g: ConvGeometry) -> bool:
-    """Return whether F(4×4, 3×3) is faster for a convolution; for an input gradient, ask about `backwards`."""
+def winograd_pays(g: ConvGeometry, *, of_input: bool = False) -> bool:
+    """Return whether F(4×4, 3×3) is faster for a convolution, or its input gradient."""
+    direct_g, g = g, backwards(g) if of_input else g
     grid, origins = lay_out(g)
     rows, columns = tile_rows(g.N, grid)
     tiles = max(1, rows * columns)
-    positions = WIDTH * int(panels_in(cut_into_boxes(rows, columns, POSITIONS)).sum())  # those in vain included
+    boxes = cut_into_boxes(rows, columns, POSITIONS)
+    positions = WIDTH * int(panels_in(boxes).sum())  # those in vain included
+    if positions == WIDTH:
+        rows, columns = turned_in(boxes[0])
+        positions = min(positions, int(rows * -(-columns // ROWS) * ROWS))
     data = DATA + APART * int(grid["step_w"][0] > 1)
     back = BACK + APART * int(grid["every_w"][0] > 1)
     inputs, outputs = g.C // g.groups, g.K // g.groups
     cost = len(origins) * (POINTS * positions / tiles + data / outputs + FILTER / tiles) + back / inputs
-    return cost < direct_cost(g, tiles)
+    return cost < direct_cost(direct_g, tiles, of_input=of_input)
 
 
 @lru_cache(maxsize=256)
@@ -116,9 +130,10 @@ def winograd_pays_for_weights(g: ConvGeometry) -> bool:
     return cost < direct_cost(g, tiles)
 
 
-def direct_cost(g: ConvGeometry, tiles: int) -> float:
-    """Return the cost of the direct way, for a tile that has as many outputs as tiles have on average."""
-    return DIRECT * g.R * g.S * g.N * g.OH * g.OW / tiles
+def direct_cost(g: ConvGeometry, tiles: int, *, of_input: bool = False) -> float:
+    """Return the cost of the direct way, for a tile that has its share of all the products."""
+    pixels = g.H * g.W if of_input and not scatter.scatter_pays(g) else g.OH * g.OW
+    return DIRECT * g.R * g.S * g.N * pixels / tiles
 
 
 def choose(g: ConvGeometry, dtype: Any, outputs: int, pays: bool, *, of_input: bool = False) -> str:
@@ -185,7 +200,7 @@ def conv2d_grad_input_numba(
     """`conv2d_grad_input` by the chosen algorithm."""
     g = conv_geometry(x_shape, w.shape, stride, padding, dilation, groups)
     check_shape("conv2d_grad_input", "gy", gy.shape, g.y_shape)
-    algorithm = choose(g, gy.dtype, g.C // g.groups, winograd_pays(backwards(g)), of_input=True)
+    algorithm = choose(g, gy.dtype, g.C // g.groups, winograd_pays(g, of_input=True), of_input=True)
     if algorithm == "direct" and scatter.scatter_pays(g):
         algorithm = "scatter"
     return GRAD_INPUT[algorithm](gy, w, g)

@@ -15,6 +15,9 @@ A transform makes 36 numbers of 16, which is of use only if they stay in a cache
 it transforms all channels under a box, then goes through the filters, a few lots at a time; for these it multiplies
 point by point, and goes back to outputs.
 
+Columns of the register tile are tiles of the map. Where there are so few that most columns would be empty (the 16 of
+fc6 in an FCN, for 24 columns with AVX2 and 48 with AVX-512), it is turned: rows are tiles then, and columns filters.
+
 The gradient of the input is a convolution as well, if there is no stride: of gy, padded by dilation·(R − 1) − padding,
 with the filters turned by 180° and input and output channels exchanged. With a stride, every phase of the input has
 taps of its own, and each would transform all of gy for itself: that is left to `direct`.
@@ -30,8 +33,9 @@ where products and additions are fused; one for the bias, and one to spare. What
 row of |Bᵀ| adds up to 10, one of |Aᵀ| to 19, where a direct sum has plain Σ|W||D|. In practice the error is about ten
 times that of the direct sum: 10⁻⁶ to 10⁻⁵ of the largest output.
 
-A thread's scratch memory is 0.9 MB for every 64 virtual channels, and 2.1 MB; it does not grow with the image. With
-many boxes, all filters are transformed beforehand, which takes 36 numbers for each origin of theirs, 304 MB at most.
+A thread's scratch memory is at most 0.9 MB for every 64 virtual channels, and 2.8 MB; it does not grow with the image.
+With many boxes, all filters are transformed beforehand, which takes 36 numbers for each origin of theirs, 304 MB at
+most.
 """
 
 from functools import lru_cache
@@ -43,13 +47,13 @@ from numba import get_num_threads, get_thread_id
 from minifcn_kernels.conv2d.block import copy_strided
 from minifcn_kernels.conv2d.contract import ConvGeometry, backwards
 from minifcn_kernels.conv2d.vectors import LANES, collect
+from minifcn_kernels.conv2d.winograd_filters import FILTERS, U_BLOCK, U_STEP, transform_block, transform_filters
 from minifcn_kernels.conv2d.winograd_tiles import (
     CHANNELS,
     PLANE,
     POSITIONS,
     ROW,
     SKEW,
-    V_BLOCK,
     V_PANEL,
     V_STEP,
     WIDTH,
@@ -58,35 +62,36 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     input_rows,
     lay_out,
     output_rows,
+    panels_in,
     panels_of,
     tile_rows,
     transform_data,
+    turned_of,
 )
-from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, points_to_outputs, taps_to_points
+from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TILE, points_to_outputs
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
-from minifcn_kernels.tile import ROWS, VECTORS, move_vector, tile
+from minifcn_kernels.tile import ROWS, VECTORS, interleave, move_vector, tile
 
-# Filters in a lot, whose transforms lie together with those of `CHANNELS` virtual channels (297 KB, which a
-# second-level cache of 512 KB keeps if they are made for one box only); and lots whose sums are made together.
-FILTERS = 32
-LOTS = 4
-U_STEP = FILTERS * CHANNELS + SKEW  # from point to point
-U_BLOCK = POINTS * U_STEP
+LOTS = 144 // FILTERS  # whose sums are made together
 M_STEP = LOTS * FILTERS * WIDTH + SKEW
 M_PANEL = POINTS * M_STEP
 M_BLOCK = POSITIONS // WIDTH * M_PANEL
+# The same turned: the sums of a panel's tiles for a lot, from point to point.
+N_STEP = WIDTH * FILTERS + SKEW
+N_LOT = POINTS * N_STEP
+N_BLOCK = LOTS * N_LOT
 BIAS_POINT = REACH + 1  # the point (1, 1)
 # Numbers that a second-level cache of 512 KB can keep, and leave room for the filters that pass by.
 CACHE = 112 * 1024
 # Tasks to cut the work into. Where boxes do not make so many, the filters are cut as well, but no finer than this: each
-# task transforms the data for itself. And if even so there are less than a few, the boxes are made smaller.
+# thread transforms the data for itself. And if even so there are less than a few, the boxes are made smaller.
 TASKS = 16
 FEWEST_FILTERS = 128
 FEW_TASKS = 4
-# With more boxes than this, filters are transformed once and kept. Below, every task transforms what it needs, when it
-# needs it: to write and read all would take longer.
-FEW_BOXES = 4
-MOST_BLOCKS = 1024  # 304 MB
+# With more boxes than this, filters are transformed once and kept, if they take no more numbers than that (304 MB).
+# Else every task transforms what it needs, when it needs it: to write and read all would take longer.
+FEW_BOXES = 6
+MOST_PREPARED = 76 * 10**6
 
 # A task's boxes, and its lots of filters in a group.
 TASK = np.dtype([(name, np.int64) for name in ("box0", "box1", "group", "lot0", "lot1")])
@@ -108,15 +113,16 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
     boxes, tasks = _plan(*tile_rows(g.N, grid), len(origins) * g.C // g.groups, g.K // g.groups, g.groups)
     lots, v_lots = -(-g.K // g.groups // FILTERS), -(-len(origins) * g.C // g.groups // CHANNELS)
     blocks = g.groups * lots * v_lots
-    if len(boxes) <= FEW_BOXES or blocks > MOST_BLOCKS:
+    if len(boxes) <= FEW_BOXES or blocks * U_BLOCK > MOST_PREPARED:
         blocks = 0
     U = np.empty((blocks, U_BLOCK), x.dtype)
     if blocks:
-        _transform_filters.over(blocks, U, w, grid, origins, g.groups, transposed)
+        transform_filters.over(blocks, U, w, grid, origins, g.groups, transposed)
     y = np.empty(g.y_shape, x.dtype)
     b = np.concatenate([b, np.zeros(ROWS, b.dtype)])  # the last tile may have rows beyond the last filter
     threads = get_num_threads()
-    (scratch,) = scratch_memory((threads, WORKSPACE + U_BLOCK + M_BLOCK + v_lots * V_BLOCK))
+    V = v_lots * int(panels_in(boxes).max(initial=0)) * V_PANEL
+    (scratch,) = scratch_memory((threads, WORKSPACE + U_BLOCK + N_BLOCK + M_BLOCK + V))
     _winograd.over(len(tasks), y, scratch, x, w, U, b, grid, origins, g.groups, transposed, boxes, tasks)
     return y
 
@@ -124,10 +130,10 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
 @lru_cache(maxsize=256)
 def _plan(R: int, TW: int, depth: int, K: int, groups: int) -> tuple[Array, Array]:
     """Return the table of boxes and the table of tasks, for K filters in a group and R rows of TW tiles."""
-    lots, splits = -(-K // FILTERS), -(-K // FEWEST_FILTERS)
+    lots, splits = -(-K // FILTERS), min(TASKS, -(-K // FEWEST_FILTERS))
     panels = CACHE // (POINTS * WIDTH * (depth + min(K, LOTS * FILTERS)))
     most = min(POSITIONS, panels * WIDTH) if panels else POSITIONS
-    boxes = cut_into_boxes(R, TW, max(WIDTH, min(most, R * TW * splits * groups // FEW_TASKS)))
+    boxes = cut_into_boxes(R, TW, max(WIDTH, min(most, R * (TW + 1) * splits * groups // FEW_TASKS)))
     parts = min(len(boxes), TASKS)
     if parts * groups >= TASKS:
         splits = 1
@@ -139,74 +145,6 @@ def _plan(R: int, TW: int, depth: int, K: int, groups: int) -> tuple[Array, Arra
         tasks["box0"], tasks["box1"] = part * len(boxes) // parts, (part + 1) * len(boxes) // parts
     tasks["lot0"], tasks["lot1"] = split * lots // splits, (split + 1) * lots // splits
     return boxes, tasks
-
-
-@compiled
-def _transform_filters(
-    first: int, last: int, out: Array, w: Array, grid: Array, origins: Array, groups: int, transposed: bool
-) -> None:
-    """out[block] = `_transform_block` of every block: of every group, lot of filters, and lot of channels."""
-    blocks_per_group = len(out) // groups
-    depth = len(origins) * (w.shape[0] // groups if transposed else w.shape[1])
-    v_lots = (depth + CHANNELS - 1) // CHANNELS
-    for block in range(first, last):
-        group, rest = block // blocks_per_group, block % blocks_per_group
-        _transform_block(out[block], w, grid[0], origins, groups, transposed, group, rest // v_lots, rest % v_lots)
-
-
-@inlined
-def _transform_block(
-    U: Array, w: Array, grid: Any, origins: Array, groups: int, transposed: bool, group: int, lot: int, v_lot: int
-) -> None:
-    """G W Gᵀ of a lot of filters for a lot of virtual channels. Vectors run over the second axis of ``w``::
-
-    U[point·U_STEP + filter·CHANNELS + channel]       or, if transposed: [… + channel·FILTERS + filter]
-    """
-    K, C, R, S = w.shape
-    K //= groups
-    w_flat = w.reshape(-1)
-    filters, channels = (C, K) if transposed else (K, C)  # of a group
-    f0, f1 = lot * FILTERS, min(filters, (lot + 1) * FILTERS)
-    v0, v1 = v_lot * CHANNELS, min(channels * len(origins), (v_lot + 1) * CHANNELS)
-    row0, row1, size = (v0, v1, FILTERS) if transposed else (f0, f1, CHANNELS)
-    taps = np.zeros(TAPS * TAPS * CHANNELS, w.dtype)
-    points = np.empty(TAPS * REACH * CHANNELS, w.dtype)
-    six = len(points) // (TAPS * CHANNELS)  # see `transform_data`
-    for row in range(row0, row1):
-        # A row's columns, in runs of one origin each: of a filter the channels, of a virtual channel the filters.
-        column0, column1 = (f0, f1) if transposed else (v0, v1)
-        column = column0
-        while column < column1:
-            if transposed:
-                origin, k, c, end = row // channels, row % channels, column, column1
-            else:
-                origin, k, c = column // channels, row, column % channels
-                end = min(column1, column - c + channels)
-            first = ((group * K + k) * C + c) * R * S
-            _copy_taps(taps, column - column0, w_flat, first, end - column, R, S, origins[origin], grid, transposed)
-            column = end
-        for s in range(six // 2):
-            for z in range(s * CHANNELS, s * CHANNELS + size, LANES):
-                taps_to_points(points, z, TAPS * CHANNELS, taps, z, TAPS * CHANNELS)
-        for i in range(six):
-            to = i * REACH * U_STEP + (row - row0) * size
-            for z in range(0, size, LANES):
-                taps_to_points(U, to + z, U_STEP, points, i * TAPS * CHANNELS + z, CHANNELS)
-
-
-@inlined
-def _copy_taps(
-    to: Array, to_first: int, w: Array, first: int, count: int, R: int, S: int, origin: Any, grid: Any, turned: bool
-) -> None:
-    """Copy the 3×3 taps of an origin for some neighbouring filters: to[tap·CHANNELS + to_first + f]."""
-    for tap in range(len(to) // CHANNELS):  # nine, see `transform_data`
-        r, s = origin.r + tap // TAPS * grid.apart_h, origin.s + tap % TAPS * grid.apart_w
-        tap_first = tap * CHANNELS + to_first
-        if r < R and s < S:
-            place = (R - 1 - r) * S + S - 1 - s if turned else r * S + s
-            copy_strided(to, tap_first, 1, w, first + place, R * S, count)
-        else:
-            to[tap_first : tap_first + count] = 0
 
 
 @compiled
@@ -230,10 +168,13 @@ def _winograd(
 
     ``scratch`` has a row for each thread.
     """
-    for task in tasks[first:last]:
+    memory = scratch[get_thread_id()]
+    for t in range(first, last):
+        task = tasks[t]
+        # Tasks that share a box lie side by side, and have no other: the data may be transformed already.
+        fresh = t == first or task.box0 != tasks[t - 1].box0 or task.group != tasks[t - 1].group
         task_boxes = boxes[task.box0 : task.box1]
-        memory = scratch[get_thread_id()]
-        _run_task(out, memory, x, w, prepared, b, grid[0], origins, groups, transposed, task_boxes, task)
+        _run_task(out, memory, x, w, prepared, b, grid[0], origins, groups, transposed, task_boxes, task, fresh)
 
 
 @inlined
@@ -250,28 +191,34 @@ def _run_task(
     transposed: bool,
     boxes: Array,
     task: Any,
+    fresh: bool,
 ) -> None:
     K, C = y.shape[1] // groups, x.shape[1] // groups
     depth = C * len(origins)
     lots, v_lots = (K + FILTERS - 1) // FILTERS, (depth + CHANNELS - 1) // CHANNELS
     workspace, memory = memory[:WORKSPACE], memory[WORKSPACE:]
     U_here, memory = memory[:U_BLOCK], memory[U_BLOCK:]
+    N, memory = memory[:N_BLOCK], memory[N_BLOCK:]
     M, V = memory[:M_BLOCK], memory[M_BLOCK:]
+    v_block = len(V) // v_lots  # as many panels as the largest box has
 
-    # Where the tile finds the filters, their channels, the vectors of a panel, and its channels.
+    # Where the tile finds its channels and the vectors of a panel, or of a lot of filters.
     channel = np.arange(CHANNELS)
-    u_offsets, v_offsets, starts = channel * (FILTERS if transposed else 1), channel * WIDTH, np.arange(VECTORS) * LANES
+    u_offsets, v_offsets, starts = channel * FILTERS, channel * WIDTH, np.arange(VECTORS) * LANES
     zeros = np.zeros(FILTERS, y.dtype)
 
     for box in boxes:
         panels = panels_of(box)
+        # Turn the register tile, if it takes fewer products of a channel.
+        rows, columns = turned_of(box)
+        products = rows * ((columns + ROWS - 1) // ROWS * ROWS) * lots * FILTERS
+        turned = len(prepared) == 0 and panels == 1 and products < WIDTH * K
         y_rows = output_rows(y, grid, box)
-        for origin in range(len(origins)):
-            x_rows = input_rows(x, origins[origin], grid, box)
-            for c in range(C):
-                v, x_first = origin * C + c, (task.group * C + c) * x.shape[2] * x.shape[3]
-                v_first = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH
-                transform_data(V, v_first, x, x_first, x_rows, grid.step_w, box, workspace)
+        x_rows = input_rows(x, origins, grid, box)
+        for v in range(depth if fresh else 0):
+            x_first = (task.group * C + v // len(origins)) * x.shape[2] * x.shape[3]
+            v_first = v // CHANNELS * v_block + v % CHANNELS * WIDTH
+            transform_data(V, v_first, x, x_first, x_rows[v % len(origins)], grid.step_w, box, workspace)
         for first_lot in range(task.lot0, task.lot1, LOTS):
             last_lot = min(task.lot1, first_lot + LOTS)
             k_first = task.group * K + first_lot * FILTERS
@@ -283,14 +230,26 @@ def _run_task(
                     v_lot, lot = rest // lots_here, first_lot + rest % lots_here
                     U = prepared[(task.group * lots + lot) * v_lots + v_lot]
                 else:
-                    lot, rest = first_lot + step // (v_lots * POINTS), step % (v_lots * POINTS)
-                    v_lot, point = rest // POINTS, rest % POINTS
+                    # A lot's transforms are used at once, and V for all lots before the next channels.
+                    v_lot, rest = step // (lots_here * POINTS), step % (lots_here * POINTS)
+                    lot, point = first_lot + rest // POINTS, rest % POINTS
                     U = U_here
                     if point == 0:
-                        _transform_block(U, w, grid, origins, groups, transposed, task.group, lot, v_lot)
-                left, right = (U, transposed, u_offsets), (V, starts, v_offsets)
-                row, filters = (lot - first_lot) * FILTERS, min(FILTERS, K - lot * FILTERS)
-                _multiply(M, row, *left, *right, b, k_first + row, zeros, filters, depth, v_lot, point, panels)
+                        transform_block(U, w, grid, origins, groups, transposed, task.group, lot, v_lot)
+                v_first, u_first = v_lot * v_block + point * V_STEP, point * U_STEP
+                channels, filters = min(CHANNELS, depth - v_lot * CHANNELS), min(FILTERS, K - lot * FILTERS)
+                if turned:
+                    to, begin = (lot - first_lot) * N_LOT + point * N_STEP, (v_lot == 0, zeros, 0)
+                    left, right = (V, v_first, v_offsets), (U, u_first, u_offsets, starts)
+                    _multiply_turned(N, to, *left, *right, channels, filters, box, begin)
+                else:
+                    row = (lot - first_lot) * FILTERS
+                    start, start_first = (b, k_first + row) if point == BIAS_POINT else (zeros, 0)
+                    to, begin = point * M_STEP + row * WIDTH, (v_lot == 0, start, start_first)
+                    left, right = (U, u_first, u_offsets), (V, v_first, v_offsets, starts)
+                    _multiply(M, to, *left, *right, channels, filters, panels, begin)
+            if turned:
+                _turn(M, N, b, k_first, lots_here)
             for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
                 _transform_back(
                     y, (k_first + k) * y.shape[2] * y.shape[3], y_rows, M, k * WIDTH, grid.every_w, box, workspace
@@ -300,40 +259,82 @@ def _run_task(
 @inlined
 def _multiply(
     M: Array,
-    row: int,
+    to: int,
     U: Array,
-    neighbours: bool,
+    u_first: int,
     u_offsets: Array,
     V: Array,
-    starts: Array,
+    v_first: int,
     v_offsets: Array,
-    b: Array,
-    k: int,
-    zeros: Array,
+    starts: Array,
+    channels: int,
     filters: int,
-    depth: int,
-    v_lot: int,
-    point: int,
     panels: int,
+    begin: tuple[bool, Array, int],
 ) -> None:
-    """Add U V at one point, for a lot of filters and a lot of virtual channels, to M from ``row`` on.
+    """M[filter, tile] += U V at one point, for a lot of filters and a lot of virtual channels.
 
-    The first of these lots sets M, at the point (1, 1) to the bias of the filters from ``k`` on. ``neighbours`` says
-    whether the filters of a channel lie side by side in U.
+    The first of these lots sets M, to what each filter's sum begins with.
     """
-    channels = min(CHANNELS, depth - v_lot * CHANNELS)
-    start, start_first = (b, k) if point == BIAS_POINT else (zeros, 0)
+    fresh, start, start_first = begin
     for panel in range(panels):
-        to = panel * M_PANEL + point * M_STEP + row * WIDTH
-        v = V[v_lot * V_BLOCK + panel * V_PANEL + point * V_STEP :]
+        v = V[v_first + panel * V_PANEL :]
         for m in range(0, filters, ROWS):
-            right, target = (v, starts, 0, v_offsets), (M, to + m * WIDTH, WIDTH)
-            begin = (v_lot == 0, start, start_first + m)
-            if neighbours:  # twice the same, but with steps that the compiler knows: see `tile`
-                tile(channels, ROWS, U, point * U_STEP + m, 1, u_offsets, *right, *target, *begin)
-            else:
-                u_first = point * U_STEP + m * CHANNELS
-                tile(channels, ROWS, U, u_first, CHANNELS, u_offsets, *right, *target, *begin)
+            tile(
+                *(channels, ROWS),
+                *(U, u_first + m, 1, u_offsets),
+                *(v, starts, 0, v_offsets),
+                *(M, to + panel * M_PANEL + m * WIDTH, WIDTH),
+                *(fresh, start, start_first + m),
+            )
+
+
+@inlined
+def _multiply_turned(
+    N: Array,
+    to: int,
+    V: Array,
+    v_first: int,
+    v_offsets: Array,
+    U: Array,
+    u_first: int,
+    u_offsets: Array,
+    starts: Array,
+    channels: int,
+    filters: int,
+    box: Any,
+    begin: tuple[bool, Array, int],
+) -> None:
+    """N[tile, filter] += V U: `_multiply` with the operands exchanged, for a box of one panel."""
+    fresh, start, start_first = begin
+    rows, columns = turned_of(box)
+    for n in range(0, filters, WIDTH):
+        u = U[u_first + n :]
+        for row in range(rows):
+            for q in range(0, columns, ROWS):
+                p = min(row * (columns + 1) + q, WIDTH - ROWS)
+                tile(
+                    *(channels, ROWS),
+                    *(V, v_first + p, 1, v_offsets),
+                    *(u, starts, 0, u_offsets),
+                    *(N, to + p * FILTERS + n, FILTERS),
+                    *(fresh, start, start_first),
+                )
+
+
+@inlined
+def _turn(M: Array, N: Array, b: Array, k: int, lots: int) -> None:
+    """M[point, filter, tile] = N[point, tile, filter] for some lots, plus the bias of the filters from ``k`` on."""
+    for step in range(lots * POINTS):
+        lot, point = step // POINTS, step % POINTS
+        to, first = point * M_STEP + lot * FILTERS * WIDTH, lot * N_LOT + point * N_STEP
+        for p in range(0, WIDTH, ROWS):
+            for f in range(0, FILTERS, LANES):
+                interleave(M, to + f * WIDTH + p, WIDTH, N, first + p * FILTERS + f, FILTERS, ROWS)
+        if point == BIAS_POINT:
+            for f in range(min(FILTERS, len(b) - k - lot * FILTERS)):
+                for p in range(WIDTH):
+                    M[to + f * WIDTH + p] += b[k + lot * FILTERS + f]
 
 
 @inlined

@@ -55,7 +55,7 @@ from minifcn_kernels.tile import ROWS, VECTORS, tile
 
 # Numbers in the transforms of the boxes that are worked on together.
 BATCH = 2**21
-# Virtual channels that a thread transforms in one go.
+# Channels that a thread transforms in one go.
 SHARE = 8
 # Steps in the transforms of a vector of filters: from point to point, and to the next vector.
 Z_STEP = POSITIONS * LANES + SKEW
@@ -88,7 +88,7 @@ def conv2d_grad_weight_winograd(x: Array, gy: Array, g: ConvGeometry) -> Array:
         (threads, DESK), (threads, S_BLOCK), (together, v_step), (together, z_step), (kept, S_BLOCK)
     )
     gw = np.empty(g.w_shape, x.dtype)
-    pieces = len(origins) * -(-C // SHARE) + -(-K // LANES)
+    pieces = -(-C // SHARE) + -(-K // LANES)
     for group in range(g.groups):
         for box0 in range(0, len(boxes), together):
             batch = boxes[box0 : box0 + together]
@@ -130,18 +130,17 @@ def _transform(
 ) -> None:
     """Transform the data and the gradient under some boxes: units are pieces of a box, each some of its channels."""
     K, C = gy.shape[1] // groups, x.shape[1] // groups
-    shares_of_one = (C + SHARE - 1) // SHARE
-    shares, vectors = len(origins) * shares_of_one, (K + LANES - 1) // LANES
+    depth = C * len(origins)
+    shares, vectors = (C + SHARE - 1) // SHARE, (K + LANES - 1) // LANES
     desk = scratch[get_thread_id()]
     for unit in range(first, last):
         box, piece = unit // (shares + vectors), unit % (shares + vectors)
         if piece < shares:
-            origin, c0 = piece // shares_of_one, piece % shares_of_one * SHARE
-            x_rows = input_rows(x, origins[origin], grid[0], boxes[box])
-            for c in range(c0, min(c0 + SHARE, C)):
-                v, x_first = origin * C + c, (group * C + c) * x.shape[2] * x.shape[3]
-                v_first = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH
-                transform_data(out_V[box], v_first, x, x_first, x_rows, grid[0].step_w, boxes[box], desk)
+            x_rows = input_rows(x, origins, grid[0], boxes[box])
+            for v in range(piece * SHARE * len(origins), min(depth, (piece + 1) * SHARE * len(origins))):
+                x_first = (group * C + v // len(origins)) * x.shape[2] * x.shape[3]
+                v_first, rows = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH, x_rows[v % len(origins)]
+                transform_data(out_V[box], v_first, x, x_first, rows, grid[0].step_w, boxes[box], desk)
         else:
             k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
             z = out_Z[box, (piece - shares) * Z_BLOCK :]
@@ -242,7 +241,7 @@ def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any,
             position = d + d // columns  # behind each row, one is empty
             v_offsets[box, d] = position // WIDTH * V_PANEL + position % WIDTH
     z_offsets, starts = np.arange(POSITIONS) * LANES, np.arange(VECTORS) * Z_BLOCK
-    s[: POINTS * s_step] = 0
+    zeros = np.zeros(ROWS, s.dtype)
     for point in range(POINTS):
         for box in range(len(boxes)):
             for k in range(block.k0, block.k1, VECTORS):
@@ -254,6 +253,7 @@ def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any,
                         *(V[box], v_first, WIDTH, v_offsets[box]),
                         *(z, starts, 0, z_offsets),
                         *(s, point * s_step + (v - block.v0) * s_row + (k - block.k0) * LANES, s_row),
+                        *(box == 0, zeros, 0),
                     )
 
 
@@ -273,10 +273,10 @@ def _transform_back(
                 points_to_taps(taps, j * LANES, REACH * LANES, s, first + j * s_step, REACH * s_step)
             for i in range(three):
                 points_to_taps(taps, i * TAPS * LANES, LANES, taps, i * REACH * LANES, LANES)
-            origin = origins[v // C]
+            c, origin = v // len(origins), origins[v % len(origins)]
             for tap in range(three * TAPS):
                 row, column = origin.r + tap // TAPS * grid.apart_h, origin.s + tap % TAPS * grid.apart_w
                 if row < R and column < S:
-                    to = np.uint64((((group * K + k * LANES) * C + v % C) * R + row) * S + column)
+                    to = np.uint64((((group * K + k * LANES) * C + c) * R + row) * S + column)
                     for lane in range(np.uint64(min(LANES, K - k * LANES))):
                         gw_flat[to + lane * np.uint64(C * R * S)] = taps[np.uint64(tap * LANES) + lane]

@@ -47,7 +47,7 @@ from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, data_to_points, row_to_points
 from minifcn_kernels.jit import Array, inlined
 from minifcn_kernels.spatial import Pair, valid_outputs
-from minifcn_kernels.tile import VECTORS
+from minifcn_kernels.tile import ROWS, VECTORS
 
 WIDTH = VECTORS * LANES
 # The most positions in a box. A multiple of the register tile's width, whether vectors hold 4, 8 or 16 numbers.
@@ -157,6 +157,18 @@ def panels_in(boxes: Array) -> Any:
 panels_of = inlined(panels_in)
 
 
+def turned_in(box: Any) -> Any:
+    """Return the rows of tiles in a box, and how many are in each, where tiles go along the register tile's rows.
+
+    If they do not fill these, all are taken as one row, with the empty positions in between.
+    """
+    rows, columns = box["r1"] - box["r0"], box["q1"] - box["q0"]
+    return (rows, columns) if columns % ROWS == 0 else (1, rows * (columns + 1) - 1)
+
+
+turned_of = inlined(turned_in)
+
+
 @inlined
 def first_output(r: int, grid: Any) -> tuple[int, int, int]:
     """Return the image of tile row r, and the first output, row and column, of its first tile."""
@@ -167,24 +179,25 @@ def first_output(r: int, grid: Any) -> tuple[int, int, int]:
 
 
 @inlined
-def input_rows(x: Array, origin: Any, grid: Any, box: Any) -> Array:
-    """Return what a box meets from an origin on, in the first channel of ``x``: six rows for every row of tiles.
+def input_rows(x: Array, origins: Array, grid: Any, box: Any) -> Array:
+    """Return what a box meets from each origin on, in the first channel of ``x``: six rows for every row of tiles.
 
     Of each the place of its first number in ``x``, which may lie outside; and first and one past last of the numbers
     that do not.
     """
     _, C, H, W = x.shape
     width = TILE * (box.q1 - box.q0 + 1)
-    rows = np.empty(((box.r1 - box.r0) * REACH, 3), np.int64)
+    rows = np.empty((len(origins), (box.r1 - box.r0) * REACH, 3), np.int64)
     for r in range(box.r0, box.r1):
         n, i, j = first_output(r, grid)
-        top = i * grid.stride_h + origin.r * grid.dilation_h - grid.padding_h
-        left = j * grid.stride_w + origin.s * grid.dilation_w - grid.padding_w + TILE * box.q0 * grid.step_w
-        begin, end = valid_outputs(width, W, left, grid.step_w)
-        for reach in range(REACH):
-            h = top + reach * grid.step_h
-            row = rows[(r - box.r0) * REACH + reach]
-            row[0], row[1], row[2] = (n * C * H + h) * W + left, begin, end if 0 <= h < H else begin
+        for o in range(len(origins)):
+            top = i * grid.stride_h + origins[o].r * grid.dilation_h - grid.padding_h
+            left = j * grid.stride_w + origins[o].s * grid.dilation_w - grid.padding_w + TILE * box.q0 * grid.step_w
+            begin, end = valid_outputs(width, W, left, grid.step_w)
+            for reach in range(REACH):
+                h = top + reach * grid.step_h
+                row = rows[o, (r - box.r0) * REACH + reach]
+                row[0], row[1], row[2] = (n * C * H + h) * W + left, begin, end if 0 <= h < H else begin
     return rows
 
 
