@@ -83,7 +83,7 @@ def peak_flops() -> float:
 def _repeat_tile(c: Any, a: Any, a_offsets: Any, b: Any, b_starts: Any, b_offsets: Any, repeats: int) -> None:
     for _ in range(repeats):
         tile(
-            *(len(a_offsets), ROWS),
+            len(a_offsets),
             *(a, 0, 1, a_offsets),
             *(b, b_starts, 0, b_offsets),
             *(c, 0, VECTORS * VECTOR_BYTES // c.itemsize),

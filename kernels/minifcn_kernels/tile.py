@@ -57,7 +57,6 @@ ROW_GROUP = 4
 def tile(
     typing_context: Any,
     depth: Any,
-    rows: Any,
     a: Any,
     a_first: Any,
     a_step: Any,
@@ -81,13 +80,11 @@ def tile(
     over 0 ≤ d < depth, for m < `ROWS`, v < `VECTORS`, l < lanes = `VECTOR_BYTES` / itemsize. So every vector of b's
     row comes from a place of its own. The arrays are flat: a, b and c of one float dtype, starts and offsets int64.
 
-    ``depth`` and ``rows`` are at least 1. If ``rows`` is below `ROWS`, the rows of a from there on are not read, and
-    those rows of c receive numbers without meaning: c always needs room for a whole tile. Nothing is checked. Where it
-    counts, pass `ROWS` itself: then rows of a are an address and a few distances. Eight addresses would take so many
-    registers that, with AVX-512, sums are stored to the stack and loaded again.
+    ``depth`` is at least 1, and there is always a whole tile of everything. Nothing is checked. Pass the arguments one by
+    one: of arrays in a tuple, ``*(a, …)``, Numba counts references, which takes as long as some steps.
 
     The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: row m becomes
-    ``bias[bias_first + m]`` plus its sums, for the same rows.
+    ``bias[bias_first + m]`` plus its sums.
 
     The sums begin at zero, and what was there is added at the end. So a long sum, taken tile by tile, is a sum of short
     ones, and that is more exact: n random products add up to an error that grows like √((depth + n / depth) / 2), in
@@ -96,7 +93,7 @@ def tile(
     missing = types.none, types.none, types.none
     start_types = missing if fresh is None else (fresh, bias, bias_first)
     signature = types.void(
-        *(depth, rows, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
+        *(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
         *start_types,
     )
 
@@ -104,8 +101,8 @@ def tile(
         def pointer(position: int) -> Any:
             return _data(context, builder, signature.args[position], arguments[position])
 
-        element, lanes, vector, item_bytes = _vector_type(context, signature.args[2])
-        depth, rows, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
+        element, lanes, vector, item_bytes = _vector_type(context, signature.args[1])
+        depth, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
 
         def advance(base: Any, count: Any) -> Any:
             return builder.gep(base, [count], source_etype=element)
@@ -123,15 +120,15 @@ def tile(
 
         # Where the rows of c begin, and those of a: as the first of a group, and the distance from there. Groups share
         # their distances, so that eight rows need five registers.
-        c_rows = [advance(pointer(10), builder.add(c_first, builder.mul(_integer(m), c_step))) for m in range(ROWS)]
-        row = _clamped_rows(builder, rows)
+        c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(_integer(m), c_step))) for m in range(ROWS)]
         a_groups = [
-            advance(pointer(2), builder.add(a_first, builder.mul(row[m], a_step))) for m in range(0, ROWS, ROW_GROUP)
+            advance(pointer(1), builder.add(a_first, builder.mul(_integer(m), a_step)))
+            for m in range(0, ROWS, ROW_GROUP)
         ]
-        a_distances = [builder.mul(builder.sub(row[m], row[m - m % ROW_GROUP]), a_step) for m in range(ROWS)]
-        a_offsets, b_offsets = pointer(5), pointer(9)
+        a_distances = [builder.mul(_integer(m % ROW_GROUP), a_step) for m in range(ROWS)]
+        a_offsets, b_offsets = pointer(4), pointer(8)
         b_starts = [
-            advance(pointer(6), _integer_at(builder, pointer(7), builder.add(first_start, _integer(v))))
+            advance(pointer(5), _integer_at(builder, pointer(6), builder.add(first_start, _integer(v))))
             for v in range(VECTORS)
         ]
 
@@ -141,7 +138,7 @@ def tile(
             return [builder.load(place, typ=vector, align=item_bytes) for place in c_places]
 
         def biases() -> list[Any]:
-            of_rows = [everywhere(advance(pointer(14), builder.add(bias_first, row[m]))) for m in range(ROWS)]
+            of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, _integer(m)))) for m in range(ROWS)]
             return [of_rows[m] for m in range(ROWS) for _ in range(VECTORS)]
 
         def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
@@ -153,7 +150,7 @@ def tile(
 
         for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
             _ask_for(builder, place)
-        may_be_fresh = signature.args[13] is not types.none
+        may_be_fresh = signature.args[12] is not types.none
         sums = _accumulate(builder, depth, vector, operands)
         before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
         for place, first, total in zip(c_places, before, sums, strict=True):
@@ -335,8 +332,8 @@ def interleave(
 ) -> Any:
     """target[to + l·to_step + m] = source[first + m·step + l] for l < lanes, m < `ROWS`: turns rows into columns.
 
-    Two flat arrays of one float dtype. As in `tile`, rows of the source from ``rows`` on are not read, and what is
-    written for them has no meaning. Nothing is checked.
+    Two flat arrays of one float dtype. Rows of the source from ``rows`` on are not read, and what is written for them
+    has no meaning. Nothing is checked.
     """
     signature = types.void(target, to, to_step, source, first, step, rows)
 
@@ -396,7 +393,7 @@ def _integer_at(builder: ir.IRBuilder, data: Any, index: Any) -> Any:
 
 
 def _clamped_rows(builder: ir.IRBuilder, rows: Any) -> list[Any]:
-    """Return the numbers of a tile's rows, where those from ``rows`` on repeat the last."""
+    """Return the numbers of `ROWS` rows, where those from ``rows`` on repeat the last."""
     last = builder.sub(rows, _integer(1))
     inside = [builder.icmp_signed("<", _integer(m), last) for m in range(ROWS)]
     return [builder.select(inside[m], _integer(m), last) for m in range(ROWS)]

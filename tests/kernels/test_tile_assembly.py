@@ -67,10 +67,8 @@ def test_a_step_of_the_tile_multiplies_in_registers(unit, name, element):
     numbers, places = types.Array(element, 1, "C"), types.Array(types.int64, 1, "C")
     n, the_tile = types.int64, getattr(copy, name)
 
-    rows = copy.ROWS
-
     def run_tile(depth, a, first, step, offsets, b, starts, b_offsets, c, fresh):
-        the_tile(depth, rows, a, first, 1, offsets, b, starts, first, b_offsets, c, first, step, fresh, a, first)
+        the_tile(depth, a, first, 1, offsets, b, starts, first, b_offsets, c, first, step, fresh, a, first)
 
     def run_dot_tile(depth, a, first, step, b, starts, b_offsets, c):
         the_tile(depth, a, first, step, b, starts, first, b_offsets, c, first, step)

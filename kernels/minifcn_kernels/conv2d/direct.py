@@ -351,9 +351,8 @@ def _run_task(
                     for v in range(v0, v1):
                         for m in range(0, filters, ROWS):
                             left_first = all_filters * (C * first_tap + c0 * taps) + m * depth
-                            # Not *(packed, …): Numba counts references to a tuple's arrays, and that takes time.
                             tile(
-                                depth, ROWS,
+                                depth,
                                 packed, left_first, 1, packed_offsets,
                                 right, starts, v * VECTORS, right_offsets,
                                 target, to + m * to_step + v * width, to_step,

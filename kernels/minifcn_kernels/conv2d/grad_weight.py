@@ -222,7 +222,6 @@ def _run_task(
                 gather(panel, span, block, offsets, depth, froms, tos)
             for m in range(0, filters, ROWS):
                 for d in range(0, depth, VECTORS):
-                    # Not *(left_side, …): Numba counts references to a tuple's arrays, and that takes time.
                     dot_tile(
                         vectors,
                         left_side, m * span, span,

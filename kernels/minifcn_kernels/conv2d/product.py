@@ -327,11 +327,21 @@ def _run_task(
                                 else (sums, ((m - m0) * tiles + t) * width, tiles * width)
                             )
                             tile(
-                                *(d1 - d0, ROWS),
-                                *(left_side, place, left_row, left_offset),
-                                *(right_panel, starts, t * VECTORS, right_offset),
-                                *(target, to, step),
-                                *(d0 == task.d0, bias, bias_first + row),
+                                d1 - d0,
+                                left_side,
+                                place,
+                                left_row,
+                                left_offset,
+                                right_panel,
+                                starts,
+                                t * VECTORS,
+                                right_offset,
+                                target,
+                                to,
+                                step,
+                                d0 == task.d0,
+                                bias,
+                                bias_first + row,
                             )
             for t in range(tiles):
                 for m in range(m0 if column_place[t] < 0 else max(m0, whole), m1):

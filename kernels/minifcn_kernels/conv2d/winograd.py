@@ -238,16 +238,46 @@ def _run_task(
                         transform_block(U, w, grid, origins, groups, transposed, task.group, lot, v_lot)
                 v_first, u_first = v_lot * v_block + point * V_STEP, point * U_STEP
                 channels, filters = min(CHANNELS, depth - v_lot * CHANNELS), min(FILTERS, K - lot * FILTERS)
+                # Arguments one by one, here and for the tile: of arrays in a tuple Numba counts references.
                 if turned:
-                    to, begin = (lot - first_lot) * N_LOT + point * N_STEP, (v_lot == 0, zeros, 0)
-                    left, right = (V, v_first, v_offsets), (U, u_first, u_offsets, starts)
-                    _multiply_turned(N, to, *left, *right, channels, filters, box, begin)
+                    to = (lot - first_lot) * N_LOT + point * N_STEP
+                    _multiply_turned(
+                        N,
+                        to,
+                        V,
+                        v_first,
+                        v_offsets,
+                        U,
+                        u_first,
+                        u_offsets,
+                        starts,
+                        channels,
+                        filters,
+                        box,
+                        v_lot == 0,
+                        zeros,
+                    )
                 else:
                     row = (lot - first_lot) * FILTERS
-                    start, start_first = (b, k_first + row) if point == BIAS_POINT else (zeros, 0)
-                    to, begin = point * M_STEP + row * WIDTH, (v_lot == 0, start, start_first)
-                    left, right = (U, u_first, u_offsets), (V, v_first, v_offsets, starts)
-                    _multiply(M, to, *left, *right, channels, filters, panels, begin)
+                    to, begin = point * M_STEP + row * WIDTH, k_first + row if point == BIAS_POINT else 0
+                    start = b if point == BIAS_POINT else zeros
+                    _multiply(
+                        M,
+                        to,
+                        U,
+                        u_first,
+                        u_offsets,
+                        V,
+                        v_first,
+                        v_offsets,
+                        starts,
+                        channels,
+                        filters,
+                        panels,
+                        v_lot == 0,
+                        start,
+                        begin,
+                    )
             if turned:
                 _turn(M, N, b, k_first, lots_here)
             for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
@@ -270,23 +300,19 @@ def _multiply(
     channels: int,
     filters: int,
     panels: int,
-    begin: tuple[bool, Array, int],
+    fresh: bool,
+    start: Array,
+    start_first: int,
 ) -> None:
     """M[filter, tile] += U V at one point, for a lot of filters and a lot of virtual channels.
 
-    The first of these lots sets M, to what each filter's sum begins with.
+    If ``fresh``, the sums begin with those numbers of ``start``.
     """
-    fresh, start, start_first = begin
     for panel in range(panels):
         v = V[v_first + panel * V_PANEL :]
         for m in range(0, filters, ROWS):
-            tile(
-                *(channels, ROWS),
-                *(U, u_first + m, 1, u_offsets),
-                *(v, starts, 0, v_offsets),
-                *(M, to + panel * M_PANEL + m * WIDTH, WIDTH),
-                *(fresh, start, start_first + m),
-            )
+            u, m_first, begin = u_first + m, to + panel * M_PANEL + m * WIDTH, start_first + m
+            tile(channels, U, u, 1, u_offsets, v, starts, 0, v_offsets, M, m_first, WIDTH, fresh, start, begin)
 
 
 @inlined
@@ -303,23 +329,18 @@ def _multiply_turned(
     channels: int,
     filters: int,
     box: Any,
-    begin: tuple[bool, Array, int],
+    fresh: bool,
+    zeros: Array,
 ) -> None:
     """N[tile, filter] += V U: `_multiply` with the operands exchanged, for a box of one panel."""
-    fresh, start, start_first = begin
     rows, columns = turned_of(box)
     for n in range(0, filters, WIDTH):
         u = U[u_first + n :]
         for row in range(rows):
             for q in range(0, columns, ROWS):
                 p = min(row * (columns + 1) + q, WIDTH - ROWS)
-                tile(
-                    *(channels, ROWS),
-                    *(V, v_first + p, 1, v_offsets),
-                    *(u, starts, 0, u_offsets),
-                    *(N, to + p * FILTERS + n, FILTERS),
-                    *(fresh, start, start_first),
-                )
+                v, n_first = v_first + p, to + p * FILTERS + n
+                tile(channels, V, v, 1, v_offsets, u, starts, 0, u_offsets, N, n_first, FILTERS, fresh, zeros, 0)
 
 
 @inlined

@@ -248,12 +248,23 @@ def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any,
                 z = Z[box, k * Z_BLOCK + point * Z_STEP :]
                 for v in range(block.v0, block.v1, ROWS):
                     v_first = v // CHANNELS * V_BLOCK + point * V_STEP + v % CHANNELS * WIDTH
+                    to = point * s_step + (v - block.v0) * s_row + (k - block.k0) * LANES
                     tile(
-                        *(tiles[box], ROWS),
-                        *(V[box], v_first, WIDTH, v_offsets[box]),
-                        *(z, starts, 0, z_offsets),
-                        *(s, point * s_step + (v - block.v0) * s_row + (k - block.k0) * LANES, s_row),
-                        *(box == 0, zeros, 0),
+                        tiles[box],
+                        V[box],
+                        v_first,
+                        WIDTH,
+                        v_offsets[box],
+                        z,
+                        starts,
+                        0,
+                        z_offsets,
+                        s,
+                        to,
+                        s_row,
+                        box == 0,
+                        zeros,
+                        0,
                     )
 
 
