@@ -80,8 +80,8 @@ def tile(
     over 0 ≤ d < depth, for m < `ROWS`, v < `VECTORS`, l < lanes = `VECTOR_BYTES` / itemsize. So every vector of b's
     row comes from a place of its own. The arrays are flat: a, b and c of one float dtype, starts and offsets int64.
 
-    ``depth`` is at least 1, and there is always a whole tile of everything. Nothing is checked. Pass the arguments one by
-    one: of arrays in a tuple, ``*(a, …)``, Numba counts references, which takes as long as some steps.
+    ``depth`` is at least 1, and there is always a whole tile of everything. Nothing is checked. Pass the arguments one
+    by one: of arrays in a tuple, ``*(a, …)``, Numba counts references, which takes as long as some steps.
 
     The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: row m becomes
     ``bias[bias_first + m]`` plus its sums.

@@ -244,28 +244,13 @@ def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any,
     zeros = np.zeros(ROWS, s.dtype)
     for point in range(POINTS):
         for box in range(len(boxes)):
+            v, offsets = V[box], v_offsets[box]
             for k in range(block.k0, block.k1, VECTORS):
                 z = Z[box, k * Z_BLOCK + point * Z_STEP :]
-                for v in range(block.v0, block.v1, ROWS):
-                    v_first = v // CHANNELS * V_BLOCK + point * V_STEP + v % CHANNELS * WIDTH
-                    to = point * s_step + (v - block.v0) * s_row + (k - block.k0) * LANES
-                    tile(
-                        tiles[box],
-                        V[box],
-                        v_first,
-                        WIDTH,
-                        v_offsets[box],
-                        z,
-                        starts,
-                        0,
-                        z_offsets,
-                        s,
-                        to,
-                        s_row,
-                        box == 0,
-                        zeros,
-                        0,
-                    )
+                for c in range(block.v0, block.v1, ROWS):
+                    v_first = c // CHANNELS * V_BLOCK + point * V_STEP + c % CHANNELS * WIDTH
+                    to, fresh = point * s_step + (c - block.v0) * s_row + (k - block.k0) * LANES, box == 0
+                    tile(tiles[box], v, v_first, WIDTH, offsets, z, starts, 0, z_offsets, s, to, s_row, fresh, zeros, 0)
 
 
 @inlined
