@@ -96,6 +96,7 @@ def test_every_algorithm_is_exact_on_whole_numbers(algorithm, dtype, g, seed):
 
 SHAPES = {
     "tiny maps of many images": ((7, 5, 2, 2), (6, 5, 3, 3), {"padding": 1}),
+    "tiny maps of many images, all filters in whole tiles": ((7, 5, 2, 2), (8, 5, 3, 3), {"padding": 1}),
     "one pixel": ((5, 9, 1, 1), (7, 9, 1, 1), {}),
     "rows cut into boxes": ((1, 2, 3, 900), (5, 2, 3, 3), {"padding": 1}),
     "more channels than a block": ((1, 70, 9, 9), (70, 70, 3, 3), {"padding": 1}),
