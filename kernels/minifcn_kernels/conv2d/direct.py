@@ -263,47 +263,11 @@ def _run_tasks(
     tos: Array,
 ) -> None:
     """Do tasks; ``scratch`` has a row for each thread. It packs filters when they are others than its last task's."""
-    packed = scratch[get_thread_id()]
-    for t in range(first, last):
-        if t == first or t % parts == 0:
-            _pack(packed, w, w_steps, x.shape[1] // groups, groups, channels, taps, grids, tasks[t])
-        _run_task(
-            *(out, x, packed, b, stride, groups, step, box_size, reach, channels, phases, grids, boxes, tasks[t]),
-            *(block_offsets, panel_offsets, packed_offsets, starts, froms, tos),
-        )
-
-
-@inlined
-def _run_task(
-    y: Array,
-    x: Array,
-    packed: Array,
-    b: Array,
-    stride: Pair,
-    groups: int,
-    step: Pair,
-    box_size: tuple[int, int, int, int, int],
-    reach: Reach,
-    channels: int,
-    phases: Array,
-    grids: Array,
-    boxes: Array,
-    task: Any,
-    block_offsets: Array,
-    panel_offsets: Array,
-    packed_offsets: Array,
-    starts: Array,
-    froms: Array,
-    tos: Array,
-) -> None:
-    """Compute a task's boxes of ``y``; the arguments after ``packed`` are those of `_correlate` and of the plan."""
-    _, K, OH, OW = y.shape
-    y_flat = y.reshape(-1)
+    packed, out_flat = scratch[get_thread_id()], out.reshape(-1)
+    _, K, OH, OW = out.shape
+    C = x.shape[1] // groups
     lanes = VECTOR_BYTES // x.itemsize
     width = VECTORS * lanes
-    C = x.shape[1] // groups
-    filters = task.k1 - task.k0
-    k_first, c_first = task.group * (K // groups) + task.k0, task.group * C
     images, rows, columns, in_place, row_step = box_size
     top, left, overhang_h, overhang_w = reach
 
@@ -311,64 +275,70 @@ def _run_task(
     BH, BW = rows + overhang_h, columns + overhang_w
     plane = images * BH * BW
     block = np.zeros(channels * len(phases) * plane + width, x.dtype)
-    tiles, all_filters = len(starts) // VECTORS, (filters + ROWS - 1) // ROWS * ROWS
     panel = np.zeros(1 if in_place else starts[-1] + len(panel_offsets) * width + lanes, x.dtype)
-    # Sums, grid by grid; where no tap reaches they stay what they are now.
-    span = tiles * width
-    sums = np.empty(len(grids) * all_filters * span, x.dtype)
-    for grid in range(len(grids)):
-        if grids[grid].first_tap == grids[grid].last_tap:
-            for k in range(filters):
-                fill(sums, (grid * all_filters + k) * span, span, b[k_first + k])
+    for t in range(first, last):
+        task = tasks[t]
+        if t == first or t % parts == 0:
+            _pack(packed, w, w_steps, C, groups, channels, taps, grids, task)
+        filters = task.k1 - task.k0
+        k_first, c_first = task.group * (K // groups) + task.k0, task.group * C
+        tiles, all_filters = len(starts) // VECTORS, (filters + ROWS - 1) // ROWS * ROWS
+        # Sums, grid by grid; where no tap reaches they stay what they are now.
+        span = tiles * width
+        sums = np.empty(len(grids) * all_filters * span, x.dtype)
+        for grid in range(len(grids)):
+            if grids[grid].first_tap == grids[grid].last_tap:
+                for k in range(filters):
+                    fill(sums, (grid * all_filters + k) * span, span, b[k_first + k])
 
-    for box in boxes[task.first_box : task.last_box]:
-        box_rows, box_columns = box.i1 - box.i0, box.j1 - box.j0
-        last_row = (box.n1 - box.n0 - 1) * rows + box_rows - 1
-        tiles = (last_row * row_step + box_columns + width - 1) // width
-        # Where the box is a run of y, tiles write right there; save for the last, which may be cut short.
-        joined = step == (1, 1) and row_step == columns == OW and box.n1 - box.n0 == 1 and filters % ROWS == 0
-        if joined:
-            box_rows, box_columns = 1, box_rows * OW
-        whole = box_columns // width if joined else 0
-        in_y = whole * width
-        y_first = ((box.n0 * K + k_first) * OH + box.i0) * OW
-        for c0 in range(0, C, channels):
-            c1 = min(c0 + channels, C)
-            of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
-            copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
-            for grid in range(len(grids)):
-                first_tap = grids[grid].first_tap
-                taps = grids[grid].last_tap - first_tap
-                depth = (c1 - c0) * taps
-                right, right_offsets = block, block_offsets[channels * first_tap :]
-                if not in_place:
-                    gather(panel, width, block, right_offsets, depth, froms, tos)
-                    right, right_offsets = panel, panel_offsets
-                for rest in range(2 if depth > 0 else 0):  # first the tiles that write to y, then those that do not
-                    target, to, to_step, v0, v1 = y_flat, y_first, OH * OW, 0, whole
-                    if rest:
-                        target, to, to_step, v0, v1 = sums, grid * all_filters * span, span, whole, tiles
-                    for v in range(v0, v1):
-                        for m in range(0, filters, ROWS):
-                            left_first = all_filters * (C * first_tap + c0 * taps) + m * depth
-                            tile(
-                                depth,
-                                packed, left_first, 1, packed_offsets,
-                                right, starts, v * VECTORS, right_offsets,
-                                target, to + m * to_step + v * width, to_step,
-                                c0 == 0, b, k_first + m,
-                            )  # fmt: skip
-        for k in range(filters):
-            for n in range(box.n0, box.n1):
-                for i in range(box.i0, box.i0 + box_rows):
-                    for grid in range(len(grids)):
-                        if i < grids[grid].rows:
-                            columns_here = box_columns if joined else min(box.j1, grids[grid].columns) - box.j0
-                            row, column = grids[grid].row + i * step[0], grids[grid].column + box.j0 * step[1]
-                            to = ((n * K + k_first + k) * OH + row) * OW + column + in_y
-                            source = ((n - box.n0) * rows + i - box.i0) * row_step + in_y
-                            source += (grid * all_filters + k) * span
-                            copy_strided(y_flat, to, step[1], sums, source, 1, columns_here - in_y)
+        for box in boxes[task.first_box : task.last_box]:
+            box_rows, box_columns = box.i1 - box.i0, box.j1 - box.j0
+            last_row = (box.n1 - box.n0 - 1) * rows + box_rows - 1
+            tiles = (last_row * row_step + box_columns + width - 1) // width
+            # Where the box is a run of y, tiles write right there; save for the last, which may be cut short.
+            joined = step == (1, 1) and row_step == columns == OW and box.n1 - box.n0 == 1 and filters % ROWS == 0
+            if joined:
+                box_rows, box_columns = 1, box_rows * OW
+            whole = box_columns // width if joined else 0
+            in_y = whole * width
+            y_first = ((box.n0 * K + k_first) * OH + box.i0) * OW
+            for c0 in range(0, C, channels):
+                c1 = min(c0 + channels, C)
+                of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
+                copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
+                for grid in range(len(grids)):
+                    first_tap = grids[grid].first_tap
+                    met = grids[grid].last_tap - first_tap
+                    depth = (c1 - c0) * met
+                    right, right_offsets = block, block_offsets[channels * first_tap :]
+                    if not in_place:
+                        gather(panel, width, block, right_offsets, depth, froms, tos)
+                        right, right_offsets = panel, panel_offsets
+                    for rest in range(2 if depth > 0 else 0):  # first the tiles that write to y, then those that do not
+                        target, to, to_step, v0, v1 = out_flat, y_first, OH * OW, 0, whole
+                        if rest:
+                            target, to, to_step, v0, v1 = sums, grid * all_filters * span, span, whole, tiles
+                        for v in range(v0, v1):
+                            for m in range(0, filters, ROWS):
+                                left_first = all_filters * (C * first_tap + c0 * met) + m * depth
+                                tile(
+                                    depth,
+                                    packed, left_first, 1, packed_offsets,
+                                    right, starts, v * VECTORS, right_offsets,
+                                    target, to + m * to_step + v * width, to_step,
+                                    c0 == 0, b, k_first + m,
+                                )  # fmt: skip
+            for k in range(filters):
+                for n in range(box.n0, box.n1):
+                    for i in range(box.i0, box.i0 + box_rows):
+                        for grid in range(len(grids)):
+                            if i < grids[grid].rows:
+                                columns_here = box_columns if joined else min(box.j1, grids[grid].columns) - box.j0
+                                row, column = grids[grid].row + i * step[0], grids[grid].column + box.j0 * step[1]
+                                to = ((n * K + k_first + k) * OH + row) * OW + column + in_y
+                                source = ((n - box.n0) * rows + i - box.i0) * row_step + in_y
+                                source += (grid * all_filters + k) * span
+                                copy_strided(out_flat, to, step[1], sums, source, 1, columns_here - in_y)
 
 
 @inlined

@@ -17,7 +17,7 @@ a single channel's) and its sums (BOX_FILTERS by BOX_WEIGHTS): about 0.5 MB, sav
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from minifcn_kernels.conv2d.block import (
     vector_positions,
 )
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile
 
@@ -150,44 +150,13 @@ def _grad_weight(
     tos: Array,
 ) -> None:
     """Sum each part's boxes into its own weights, out[part]."""
-    for task in tasks[first:last]:
-        _run_task(
-            *(out[task.part], x, gy, stride, box_size, reach, channels, T, phases, boxes, task),
-            *(offsets, starts, positions, froms, tos),
-        )
-
-
-@inlined
-def _run_task(
-    gw: Array,
-    x: Array,
-    gy: Array,
-    stride: Pair,
-    box_size: tuple[int, int, int, int, int],
-    reach: Reach,
-    channels: int,
-    T: int,
-    phases: Array,
-    boxes: Array,
-    task: Any,
-    offsets: Array,
-    starts: Array,
-    positions: Array,
-    froms: Array,
-    tos: Array,
-) -> None:
-    """Sum over the task's boxes for some filters and channels of a group, into their weights in ``gw``."""
-    K, C_per_group, _, _ = gw.shape
+    _, K, C_per_group, _, _ = out.shape
     C = x.shape[1]
     _, _, OH, OW = gy.shape
     lanes = VECTOR_BYTES // x.itemsize
     images, rows, columns, in_place, row_step = box_size
     top, left, overhang_h, overhang_w = reach
-    k_first = task.group * (K // (C // C_per_group)) + task.k0
-    c_first = task.group * C_per_group
-    filters = task.k1 - task.k0
-    filter_tiles = (filters + ROWS - 1) // ROWS
-    gy_flat, gw_flat = gy.reshape(-1), gw.reshape(-1)
+    gy_flat = gy.reshape(-1)
 
     # The right side: the block, and a panel of vectors gathered from it. The last vector may read past the end.
     vectors = len(positions)
@@ -197,42 +166,49 @@ def _run_task(
     block = np.zeros(channels * len(phases) * plane + lanes, x.dtype)
     panel = np.zeros(1 if in_place else channels * T * span + lanes, x.dtype)
 
-    # A chunk of channels has its own columns here, since its last tile may add a few sums without meaning.
-    sums_step = (task.c1 - task.c0 + channels - 1) // channels * len(starts)
-    sums = np.zeros(filter_tiles * ROWS * sums_step, x.dtype)
-    left_side = np.zeros(filter_tiles * ROWS * span, x.dtype)
-    for box in boxes[task.first_box : task.last_box]:
-        if (box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0) != (images, rows, columns):
-            fill(left_side, 0, len(left_side), 0)
-        for k in range(filters):
-            for n in range(box.n0, box.n1):
-                for i in range(box.i0, box.i1):
-                    to = k * span + ((n - box.n0) * rows + i - box.i0) * row_step
-                    source = ((n * K + k_first + k) * OH + i) * OW + box.j0
-                    prefetch_run(gy_flat, source + OH * OW, box.j1 - box.j0)
-                    copy_run(left_side, to, gy_flat, source, box.j1 - box.j0)
-        for c0 in range(task.c0, task.c1, channels):
-            c1 = min(c0 + channels, task.c1)
-            depth = (c1 - c0) * T
-            sums_first = (c0 - task.c0) // channels * len(starts)
-            right = block if in_place else panel
-            of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
-            copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
-            if not in_place:
-                gather(panel, span, block, offsets, depth, froms, tos)
-            for m in range(0, filters, ROWS):
-                for d in range(0, depth, VECTORS):
-                    dot_tile(
-                        vectors,
-                        left_side, m * span, span,
-                        right, starts, d, positions,
-                        sums, m * sums_step + sums_first + d, sums_step,
-                    )  # fmt: skip
+    for task in tasks[first:last]:
+        k_first = task.group * (K // (C // C_per_group)) + task.k0
+        c_first = task.group * C_per_group
+        filters = task.k1 - task.k0
+        filter_tiles = (filters + ROWS - 1) // ROWS
+        gw_flat = out[task.part].reshape(-1)
 
-    # Chunks without such sums lie side by side.
-    at_once = task.c1 - task.c0 if len(starts) == channels * T else channels
-    for k in range(filters):
-        for c0 in range(task.c0, task.c1, at_once):
-            to = ((k_first + k) * C_per_group + c0) * T
-            source = k * sums_step + (c0 - task.c0) // channels * len(starts)
-            copy_run(gw_flat, to, sums, source, (min(c0 + at_once, task.c1) - c0) * T)
+        # A chunk of channels has its own columns here, since its last tile may add a few sums without meaning.
+        sums_step = (task.c1 - task.c0 + channels - 1) // channels * len(starts)
+        sums = np.zeros(filter_tiles * ROWS * sums_step, x.dtype)
+        left_side = np.zeros(filter_tiles * ROWS * span, x.dtype)
+        for box in boxes[task.first_box : task.last_box]:
+            if (box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0) != (images, rows, columns):
+                fill(left_side, 0, len(left_side), 0)
+            for k in range(filters):
+                for n in range(box.n0, box.n1):
+                    for i in range(box.i0, box.i1):
+                        to = k * span + ((n - box.n0) * rows + i - box.i0) * row_step
+                        source = ((n * K + k_first + k) * OH + i) * OW + box.j0
+                        prefetch_run(gy_flat, source + OH * OW, box.j1 - box.j0)
+                        copy_run(left_side, to, gy_flat, source, box.j1 - box.j0)
+            for c0 in range(task.c0, task.c1, channels):
+                c1 = min(c0 + channels, task.c1)
+                depth = (c1 - c0) * T
+                sums_first = (c0 - task.c0) // channels * len(starts)
+                right = block if in_place else panel
+                of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
+                copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
+                if not in_place:
+                    gather(panel, span, block, offsets, depth, froms, tos)
+                for m in range(0, filters, ROWS):
+                    for d in range(0, depth, VECTORS):
+                        dot_tile(
+                            vectors,
+                            left_side, m * span, span,
+                            right, starts, d, positions,
+                            sums, m * sums_step + sums_first + d, sums_step,
+                        )  # fmt: skip
+
+        # Chunks without such sums lie side by side.
+        at_once = task.c1 - task.c0 if len(starts) == channels * T else channels
+        for k in range(filters):
+            for c0 in range(task.c0, task.c1, at_once):
+                to = ((k_first + k) * C_per_group + c0) * T
+                source = k * sums_step + (c0 - task.c0) // channels * len(starts)
+                copy_run(gw_flat, to, sums, source, (min(c0 + at_once, task.c1) - c0) * T)

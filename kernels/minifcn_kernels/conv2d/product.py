@@ -240,118 +240,85 @@ def _multiply(
     tasks: Array,
 ) -> None:
     """Sum every part into its own place in ``out``; ``scratch`` has a row for each thread."""
-    for task in tasks[first:last]:
-        _run_task(
-            *(out, out_rows, out_columns, task.part * part_step + task.group * out_group),
-            *(left, left_rows, left_columns, task.group * left_group),
-            *(right, right_rows, right_columns, task.group * right_group),
-            *(bias, scratch[get_thread_id()], task),
-        )
-
-
-@inlined
-def _run_task(
-    out: Array,
-    out_rows: Axis,
-    out_columns: Axis,
-    out_first: int,
-    left: Array,
-    left_rows: Axis,
-    left_columns: Axis,
-    left_first: int,
-    right: Array,
-    right_rows: Axis,
-    right_columns: Axis,
-    right_first: int,
-    bias: Array,
-    memory: Array,
-    task: Any,
-) -> None:
     width = VECTORS * VECTOR_BYTES // out.itemsize
     M = out_rows[0]
-    bias_first = len(bias) - M - ROWS if task.part > 0 else task.group * M
-    depth = task.d1 - task.d0
-    slices = (depth + DEPTH - 1) // DEPTH
-    depth = (depth + slices - 1) // slices
-    # Panels end with room for a last vector that is longer than what is wanted of it. A row of the left one is an odd
-    # number of cache lines long, so that rows do not contend for the same places in the cache.
-    left_step, right_tile = LEFT_ROWS + LINE_BYTES // out.itemsize, (depth + 1) * width
-    sums, memory = memory[: LOT_ROWS * TILES * width], memory[LOT_ROWS * TILES * width :]
-    right_panel, left_panel = memory[: TILES * right_tile], memory[TILES * right_tile :]
-    left_offset, right_offset = np.empty(depth, np.int64), np.empty(depth, np.int64)
-    for d in range(depth):
-        left_offset[d], right_offset[d] = d * left_step, d * width
-    starts = np.empty(TILES * VECTORS, np.int64)
-    for v in range(len(starts)):
-        starts[v] = v // VECTORS * right_tile + v % VECTORS * (width // VECTORS)
+    for task in tasks[first:last]:
+        memory, group = scratch[get_thread_id()], task.group
+        out_first = task.part * part_step + group * out_group
+        left_first, right_first = group * left_group, group * right_group
+        bias_first = len(bias) - M - ROWS if task.part > 0 else task.group * M
+        depth = task.d1 - task.d0
+        slices = (depth + DEPTH - 1) // DEPTH
+        depth = (depth + slices - 1) // slices
+        # Panels end with room for a last vector that is longer than what is wanted of it. A row of the left one is an
+        # odd number of cache lines long, so that rows do not contend for the same places in the cache.
+        left_step, right_tile = LEFT_ROWS + LINE_BYTES // out.itemsize, (depth + 1) * width
+        sums, memory = memory[: LOT_ROWS * TILES * width], memory[LOT_ROWS * TILES * width :]
+        right_panel, left_panel = memory[: TILES * right_tile], memory[TILES * right_tile :]
+        left_offset, right_offset = np.empty(depth, np.int64), np.empty(depth, np.int64)
+        for d in range(depth):
+            left_offset[d], right_offset[d] = d * left_step, d * width
+        starts = np.empty(TILES * VECTORS, np.int64)
+        for v in range(len(starts)):
+            starts[v] = v // VECTORS * right_tile + v % VECTORS * (width // VECTORS)
 
-    # The last tile of a left side in place begins a few rows early, rather than have rows beyond the last.
-    in_place = left_columns[1] == 1 and M >= ROWS
-    left_side, left_row = (left, left_rows[1]) if in_place else (left_panel, 1)
-    whole = M - M % ROWS
-    early = ROWS - M % ROWS if in_place else 0
+        # The last tile of a left side in place begins a few rows early, rather than have rows beyond the last.
+        in_place = left_columns[1] == 1 and M >= ROWS
+        left_side, left_row = (left, left_rows[1]) if in_place else (left_panel, 1)
+        whole = M - M % ROWS
+        early = ROWS - M % ROWS if in_place else 0
 
-    column_place = np.empty(TILES, np.int64)
-    for n0 in range(task.n0, task.n1, TILES * width):
-        n1 = min(n0 + TILES * width, task.n1)
-        tiles = (n1 - n0 + width - 1) // width
-        for t in range(tiles):  # where its columns are in the result, if they are neighbours there
-            n = n0 + t * width
-            neighbours = n + width <= n1 and n % out_columns[0] + width <= out_columns[0] and out_columns[1] == 1
-            column_place[t] = out_first + _place(n, out_columns) if neighbours else -1
-        for m0 in range(task.m0, task.m1, LOT_ROWS):
-            m1 = min(m0 + LOT_ROWS, task.m1)
-            for d0 in range(task.d0, task.d1, depth):
-                d1 = min(d0 + depth, task.d1)
-                for d in range(d0, d1 if in_place else d0):
-                    left_offset[d - d0] = left_first + _place(d, left_columns)
-                for l0 in range(m0, m1, LEFT_ROWS):
-                    l1 = min(l0 + LEFT_ROWS, m1)
-                    # One call for both sides: a second copy of it would take a third longer to compile.
-                    for side in range(0 if l0 == m0 else 1, 1 if in_place else 2):
-                        panel, row_step, tile_step, source, first, across, first_row, last_row, along = (
-                            (right_panel, width, right_tile, right, right_first, right_columns, n0, n1, right_rows)
-                            if side == 0
-                            else (left_panel, left_step, left_step, left, left_first, left_rows, l0, l1, left_columns)
-                        )
-                        _pack(panel, row_step, tile_step, source, first, across, first_row, last_row, along, d0, d1)
-                    for m in range(l0, l1, ROWS):
-                        row = m if m < whole else m - early
-                        place = row * left_row if in_place else m - l0
-                        for next_row in range(ROWS, 2 * ROWS):
-                            prefetch(left_side, place + next_row * left_row + left_offset[0])
-                        for t in range(tiles):
-                            target, to, step = (
-                                (out, column_place[t] + m * out_rows[1], out_rows[1])
-                                if column_place[t] >= 0 and m < whole
-                                else (sums, ((m - m0) * tiles + t) * width, tiles * width)
-                            )
-                            tile(
-                                d1 - d0,
-                                left_side,
-                                place,
-                                left_row,
-                                left_offset,
-                                right_panel,
-                                starts,
-                                t * VECTORS,
-                                right_offset,
-                                target,
-                                to,
-                                step,
-                                d0 == task.d0,
-                                bias,
-                                bias_first + row,
-                            )
-            for t in range(tiles):
-                for m in range(m0 if column_place[t] < 0 else max(m0, whole), m1):
-                    row = m - m0 if m < whole else m - m0 + early
-                    n, end = n0 + t * width, min(n0 + (t + 1) * width, n1)
-                    while n < end:
-                        count = min(out_columns[0] - n % out_columns[0], end - n)
-                        to = out_first + m * out_rows[1] + _place(n, out_columns)
-                        copy_strided(out, to, out_columns[1], sums, row * tiles * width + n - n0, 1, count)
-                        n += count
+        column_place = np.empty(TILES, np.int64)
+        for n0 in range(task.n0, task.n1, TILES * width):
+            n1 = min(n0 + TILES * width, task.n1)
+            tiles = (n1 - n0 + width - 1) // width
+            for t in range(tiles):  # where its columns are in the result, if they are neighbours there
+                n = n0 + t * width
+                neighbours = n + width <= n1 and n % out_columns[0] + width <= out_columns[0] and out_columns[1] == 1
+                column_place[t] = out_first + _place(n, out_columns) if neighbours else -1
+            for m0 in range(task.m0, task.m1, LOT_ROWS):
+                m1 = min(m0 + LOT_ROWS, task.m1)
+                for d0 in range(task.d0, task.d1, depth):
+                    d1 = min(d0 + depth, task.d1)
+                    for d in range(d0, d1 if in_place else d0):
+                        left_offset[d - d0] = left_first + _place(d, left_columns)
+                    for l0 in range(m0, m1, LEFT_ROWS):
+                        l1 = min(l0 + LEFT_ROWS, m1)
+                        # One call for both sides: a second copy of it would take a third longer to compile.
+                        for side in range(0 if l0 == m0 else 1, 1 if in_place else 2):
+                            panel, row_step, tile_step = right_panel, width, right_tile
+                            source, begin, across, i0, i1, along = right, right_first, right_columns, n0, n1, right_rows
+                            if side == 1:
+                                panel, row_step, tile_step = left_panel, left_step, left_step
+                                source, begin, across, i0, i1, along = left, left_first, left_rows, l0, l1, left_columns
+                            _pack(panel, row_step, tile_step, source, begin, across, i0, i1, along, d0, d1)
+                        for m in range(l0, l1, ROWS):
+                            row = m if m < whole else m - early
+                            place = row * left_row if in_place else m - l0
+                            for next_row in range(ROWS, 2 * ROWS):
+                                prefetch(left_side, place + next_row * left_row + left_offset[0])
+                            for t in range(tiles):
+                                target, to, step = (
+                                    (out, column_place[t] + m * out_rows[1], out_rows[1])
+                                    if column_place[t] >= 0 and m < whole
+                                    else (sums, ((m - m0) * tiles + t) * width, tiles * width)
+                                )
+                                tile(
+                                    d1 - d0,
+                                    left_side, place, left_row, left_offset,
+                                    right_panel, starts, t * VECTORS, right_offset,
+                                    target, to, step,
+                                    d0 == task.d0, bias, bias_first + row,
+                                )  # fmt: skip
+                for t in range(tiles):
+                    for m in range(m0 if column_place[t] < 0 else max(m0, whole), m1):
+                        row = m - m0 if m < whole else m - m0 + early
+                        n, end = n0 + t * width, min(n0 + (t + 1) * width, n1)
+                        while n < end:
+                            count = min(out_columns[0] - n % out_columns[0], end - n)
+                            to = out_first + m * out_rows[1] + _place(n, out_columns)
+                            copy_strided(out, to, out_columns[1], sums, row * tiles * width + n - n0, 1, count)
+                            n += count
 
 
 @inlined

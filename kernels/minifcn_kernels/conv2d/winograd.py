@@ -169,31 +169,7 @@ def _winograd(
     ``scratch`` has a row for each thread.
     """
     memory = scratch[get_thread_id()]
-    for t in range(first, last):
-        task = tasks[t]
-        # Tasks that share a box lie side by side, and have no other: the data may be transformed already.
-        fresh = t == first or task.box0 != tasks[t - 1].box0 or task.group != tasks[t - 1].group
-        task_boxes = boxes[task.box0 : task.box1]
-        _run_task(out, memory, x, w, prepared, b, grid[0], origins, groups, transposed, task_boxes, task, fresh)
-
-
-@inlined
-def _run_task(
-    y: Array,
-    memory: Array,
-    x: Array,
-    w: Array,
-    prepared: Array,
-    b: Array,
-    grid: Any,
-    origins: Array,
-    groups: int,
-    transposed: bool,
-    boxes: Array,
-    task: Any,
-    fresh: bool,
-) -> None:
-    K, C = y.shape[1] // groups, x.shape[1] // groups
+    K, C = out.shape[1] // groups, x.shape[1] // groups
     depth = C * len(origins)
     lots, v_lots = (K + FILTERS - 1) // FILTERS, (depth + CHANNELS - 1) // CHANNELS
     workspace, memory = memory[:WORKSPACE], memory[WORKSPACE:]
@@ -205,85 +181,69 @@ def _run_task(
     # Where the tile finds its channels and the vectors of a panel, or of a lot of filters.
     channel = np.arange(CHANNELS)
     u_offsets, v_offsets, starts = channel * FILTERS, channel * WIDTH, np.arange(VECTORS) * LANES
-    zeros = np.zeros(FILTERS, y.dtype)
+    zeros = np.zeros(FILTERS, out.dtype)
 
-    for box in boxes:
-        panels = panels_of(box)
-        # Turn the register tile, if it takes fewer products of a channel.
-        rows, columns = turned_of(box)
-        products = rows * ((columns + ROWS - 1) // ROWS * ROWS) * lots * FILTERS
-        turned = len(prepared) == 0 and panels == 1 and products < WIDTH * K
-        y_rows = output_rows(y, grid, box)
-        x_rows = input_rows(x, origins, grid, box)
-        for v in range(depth if fresh else 0):
-            x_first = (task.group * C + v // len(origins)) * x.shape[2] * x.shape[3]
-            v_first = v // CHANNELS * v_block + v % CHANNELS * WIDTH
-            transform_data(V, v_first, x, x_first, x_rows[v % len(origins)], grid.step_w, box, workspace)
-        for first_lot in range(task.lot0, task.lot1, LOTS):
-            last_lot = min(task.lot1, first_lot + LOTS)
-            k_first = task.group * K + first_lot * FILTERS
-            lots_here = last_lot - first_lot
-            for step in range(POINTS * v_lots * lots_here):
-                if len(prepared) > 0:
-                    # Point by point, so that its sums are made in one go, and V is read once for all these filters.
-                    point, rest = step // (v_lots * lots_here), step % (v_lots * lots_here)
-                    v_lot, lot = rest // lots_here, first_lot + rest % lots_here
-                    U = prepared[(task.group * lots + lot) * v_lots + v_lot]
-                else:
-                    # A lot's transforms are used at once, and V for all lots before the next channels.
-                    v_lot, rest = step // (lots_here * POINTS), step % (lots_here * POINTS)
-                    lot, point = first_lot + rest // POINTS, rest % POINTS
-                    U = U_here
-                    if point == 0:
-                        transform_block(U, w, grid, origins, groups, transposed, task.group, lot, v_lot)
-                v_first, u_first = v_lot * v_block + point * V_STEP, point * U_STEP
-                channels, filters = min(CHANNELS, depth - v_lot * CHANNELS), min(FILTERS, K - lot * FILTERS)
-                # Arguments one by one, here and for the tile: of arrays in a tuple Numba counts references.
+    for t in range(first, last):
+        task = tasks[t]
+        # Tasks that share a box lie side by side, and have no other: the data may be transformed already.
+        fresh = t == first or task.box0 != tasks[t - 1].box0 or task.group != tasks[t - 1].group
+        for box in boxes[task.box0 : task.box1]:
+            panels = panels_of(box)
+            # Turn the register tile, if it takes fewer products of a channel.
+            rows, columns = turned_of(box)
+            products = rows * ((columns + ROWS - 1) // ROWS * ROWS) * lots * FILTERS
+            turned = len(prepared) == 0 and panels == 1 and products < WIDTH * K
+            y_rows = output_rows(out, grid[0], box)
+            x_rows = input_rows(x, origins, grid[0], box)
+            for v in range(depth if fresh else 0):
+                x_first = (task.group * C + v // len(origins)) * x.shape[2] * x.shape[3]
+                v_first = v // CHANNELS * v_block + v % CHANNELS * WIDTH
+                transform_data(V, v_first, x, x_first, x_rows[v % len(origins)], grid[0].step_w, box, workspace)
+            for first_lot in range(task.lot0, task.lot1, LOTS):
+                last_lot = min(task.lot1, first_lot + LOTS)
+                k_first = task.group * K + first_lot * FILTERS
+                lots_here = last_lot - first_lot
+                for step in range(POINTS * v_lots * lots_here):
+                    if len(prepared) > 0:
+                        # Point by point, so that its sums are made in one go, and V is read once for all these filters.
+                        point, rest = step // (v_lots * lots_here), step % (v_lots * lots_here)
+                        v_lot, lot = rest // lots_here, first_lot + rest % lots_here
+                        U = prepared[(task.group * lots + lot) * v_lots + v_lot]
+                    else:
+                        # A lot's transforms are used at once, and V for all lots before the next channels.
+                        v_lot, rest = step // (lots_here * POINTS), step % (lots_here * POINTS)
+                        lot, point = first_lot + rest // POINTS, rest % POINTS
+                        U = U_here
+                        if point == 0:
+                            transform_block(U, w, grid[0], origins, groups, transposed, task.group, lot, v_lot)
+                    v_first, u_first = v_lot * v_block + point * V_STEP, point * U_STEP
+                    channels, filters = min(CHANNELS, depth - v_lot * CHANNELS), min(FILTERS, K - lot * FILTERS)
+                    # Arguments one by one, here and for the tile: of arrays in a tuple Numba counts references.
+                    if turned:
+                        to = (lot - first_lot) * N_LOT + point * N_STEP
+                        _multiply_turned(
+                            N, to,
+                            V, v_first, v_offsets,
+                            U, u_first, u_offsets, starts,
+                            channels, filters, box,
+                            v_lot == 0, zeros,
+                        )  # fmt: skip
+                    else:
+                        row = (lot - first_lot) * FILTERS
+                        to, begin = point * M_STEP + row * WIDTH, k_first + row if point == BIAS_POINT else 0
+                        start = b if point == BIAS_POINT else zeros
+                        _multiply(
+                            M, to,
+                            U, u_first, u_offsets,
+                            V, v_first, v_offsets, starts,
+                            channels, filters, panels,
+                            v_lot == 0, start, begin,
+                        )  # fmt: skip
                 if turned:
-                    to = (lot - first_lot) * N_LOT + point * N_STEP
-                    _multiply_turned(
-                        N,
-                        to,
-                        V,
-                        v_first,
-                        v_offsets,
-                        U,
-                        u_first,
-                        u_offsets,
-                        starts,
-                        channels,
-                        filters,
-                        box,
-                        v_lot == 0,
-                        zeros,
-                    )
-                else:
-                    row = (lot - first_lot) * FILTERS
-                    to, begin = point * M_STEP + row * WIDTH, k_first + row if point == BIAS_POINT else 0
-                    start = b if point == BIAS_POINT else zeros
-                    _multiply(
-                        M,
-                        to,
-                        U,
-                        u_first,
-                        u_offsets,
-                        V,
-                        v_first,
-                        v_offsets,
-                        starts,
-                        channels,
-                        filters,
-                        panels,
-                        v_lot == 0,
-                        start,
-                        begin,
-                    )
-            if turned:
-                _turn(M, N, b, k_first, lots_here)
-            for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
-                _transform_back(
-                    y, (k_first + k) * y.shape[2] * y.shape[3], y_rows, M, k * WIDTH, grid.every_w, box, workspace
-                )
+                    _turn(M, N, b, k_first, lots_here)
+                for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
+                    to = (k_first + k) * out.shape[2] * out.shape[3]
+                    _transform_back(out, to, y_rows, M, k * WIDTH, grid[0].every_w, box, workspace)
 
 
 @inlined
