@@ -54,7 +54,8 @@ boundscheck: .venv/dev.stamp
 nojit: .venv/dev.stamp
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 tests/kernels --ignore tests/kernels/test_tile.py \
 		--ignore tests/kernels/test_tile_assembly.py \
-		--ignore tests/kernels/test_conv2d_algorithms.py --ignore tests/kernels/test_winograd.py
+		--ignore tests/kernels/test_conv2d_algorithms.py --ignore tests/kernels/test_winograd.py \
+		--ignore tests/kernels/test_bounds.py
 
 # The CUDA kernels on the CPU, every access held against CUDA's rules, in four orders of threads. Skipped without g++.
 emulated: .venv/dev.stamp
