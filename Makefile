@@ -10,7 +10,7 @@ help:
 	@echo "make demo    train a classifier and FCN-32s, 16s, 8s on real digits; pictures and weights in runs/demo"
 	@echo "make test    lint, types and the test suite (minutes)"
 	@echo "make check   the slow profiles: thorough property tests, bounds checking, no JIT, emulated CUDA, slow tests"
-	@echo "make bench   side by side with PyTorch, which it installs; half an hour; tables in runs/performance.md"
+	@echo "make bench   side by side with PyTorch, which it installs; a quarter of an hour; tables in runs/performance.md"
 	@echo "make mutants changes the code in some 600 places and counts how many changes the tests notice (half an hour)"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
