@@ -1,8 +1,8 @@
 """What ``make bench`` writes to ``runs/performance.md``; or ``python benchmarks/cpu.py [--rows toy1,toy2]``.
 
 One convolution by all algorithms; every row of the layer table, forward and both gradients, with one thread and with
-two, against PyTorch; then what memory limits; then whole nets, the engine and its start. Takes about a quarter of an hour.
-Needs the extra ``bench``.
+two, against PyTorch; then what memory limits; then whole nets, the engine and its start. Takes about a quarter of an
+hour. Needs the extra ``bench``.
 
 GFLOP/s count a convolution's own multiply-adds, padding included, whatever the algorithm saves: so Winograd's may
 pass 100 % of the peak.
