@@ -55,12 +55,12 @@ def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
     taps, phases, outputs, reach, band = _forward_plan(g, x.itemsize)
-    bands = g.N * g.K * -(-g.OH // band)
+    tasks = g.N * g.K * -(-g.OH // band)
     if keeps_width(g):
-        _correlate_in_place.over(bands, y, x, w.reshape(g.K, -1), bias, taps, reach, band)
+        _correlate_in_place.over(tasks, y, x, w.reshape(g.K, -1), bias, taps, reach, band)
     else:
         steps = g.stride, (1, 1)
-        _correlate.over(bands, y, x, w.reshape(g.K, -1), bias, *steps, taps, phases, outputs, reach, band)
+        _correlate.over(tasks, y, x, w.reshape(g.K, -1), bias, *steps, taps, phases, outputs, reach, band)
     return y
 
 
@@ -69,12 +69,12 @@ def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
     no_bias = np.zeros(g.C, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
     taps, phases, outputs, reach, band = _backward_plan(g, gy.itemsize)
-    bands = g.N * g.C * -(-g.H // (g.stride[0] * band))
+    tasks = g.N * g.C * -(-g.H // (g.stride[0] * band))
     if keeps_width(g):
-        _correlate_in_place.over(bands, gx, gy, w.reshape(g.C, -1), no_bias, taps, reach, band)
+        _correlate_in_place.over(tasks, gx, gy, w.reshape(g.C, -1), no_bias, taps, reach, band)
     else:
         steps = (1, 1), g.stride
-        _correlate.over(bands, gx, gy, w.reshape(g.C, -1), no_bias, *steps, taps, phases, outputs, reach, band)
+        _correlate.over(tasks, gx, gy, w.reshape(g.C, -1), no_bias, *steps, taps, phases, outputs, reach, band)
     return gx
 
 

@@ -38,8 +38,8 @@ def conv2d_stretched(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
     """`conv2d`: products on long rows, added up by strides."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
-    bands = g.N * g.K * -(-g.OH // BAND)
-    _collect.over(bands, y, x, w.reshape(g.K, g.R, g.S), bias, g.stride, g.padding, g.dilation[0])
+    tasks = g.N * g.K * -(-g.OH // BAND)
+    _collect.over(tasks, y, x, w.reshape(g.K, g.R, g.S), bias, g.stride, g.padding, g.dilation[0])
     return y
 
 
@@ -47,8 +47,8 @@ def conv2d_grad_input_stretched(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`: products with stretched rows."""
     gx = np.empty(g.x_shape, gy.dtype)
     top, bottom = g.padding[0] // g.stride[0], -(-(g.padding[0] + g.H) // g.stride[0])
-    bands = g.N * g.C * -(-(bottom - top) // BAND)
-    _spread.over(bands, gx, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
+    tasks = g.N * g.C * -(-(bottom - top) // BAND)
+    _spread.over(tasks, gx, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
     return gx
 
 

@@ -21,7 +21,7 @@ def crop_loops(x: Array, offset: IntOrPair, size: IntOrPair) -> Array:
 
 @compiled
 def _crop(first: int, last: int, out: Array, x: Array, offset: Pair) -> None:
-    N, C, OH, OW = out.shape
+    _, C, OH, OW = out.shape
     top, left = offset
     for row in range(first, last):
         i = row % OH
@@ -44,7 +44,7 @@ def crop_grad_loops(gy: Array, offset: IntOrPair, x_shape: tuple[int, int, int, 
 
 @compiled
 def _crop_grad(first: int, last: int, out: Array, gy: Array, offset: Pair) -> None:
-    N, C, H, W = out.shape
+    _, C, H, W = out.shape
     OH, OW = gy.shape[2:]
     top, left = offset
     for row in range(first, last):
@@ -71,7 +71,7 @@ def fuse_loops(coarse: Array, fine: Array, offset: IntOrPair) -> Array:
 
 @compiled
 def _fuse(first: int, last: int, out: Array, coarse: Array, fine: Array, offset: Pair) -> None:
-    N, C, OH, OW = coarse.shape
+    _, C, OH, OW = coarse.shape
     top, left = offset
     for row in range(first, last):
         i = row % OH
