@@ -12,8 +12,11 @@ Three habits of Numba are mended here, once, for every kernel:
 
 Two kinds of arguments may be written to. One is named ``out`` or ``out_…``, a fresh array of the caller's. Results may
 be hundreds of megabytes, and NumPy asks the system for huge pages for such arrays, while Numba does not: the first
-touch of 64 MB took 45 ms in an array of Numba's, and 9 ms in one of NumPy's. The other is named ``scratch``, memory to
-work in that is touched once and for all: see `scratch_memory`.
+touch of 64 MB took 45 ms in an array of Numba's, and 9 ms in one of NumPy's. The other is named ``scratch`` or
+``scratch_…``, memory to work in that is touched once and for all: see `scratch_memory`.
+
+A kernel makes no arrays itself, so Numba need not count references to arrays. It counts them atomically, for every
+slice, and all threads use the same counter: that took up to half the time of a small convolution.
 """
 
 import hashlib
@@ -36,7 +39,7 @@ import numba
 import numpy as np
 from numba.core import config, event, types
 from numba.core.types.containers import Tuple
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from minifcn_kernels.threads import share_out
 
@@ -50,16 +53,28 @@ _FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 # What reading a damaged cache file has been seen to raise; none of them is a compile error of Numba's.
 _DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError, ImportError)
 
+CACHE_LINE = 64  # bytes
+
 _lock = threading.RLock()
-_kept = threading.local()
+
+
+class _Kept(threading.local):
+    """The scratch memory of a Python thread."""
+
+    def __init__(self) -> None:
+        self.by_dtype: dict[np.dtype[Any], Array] = {}
+
+
+_kept = _Kept()
 
 
 class Compiled:
     """A loop over units of work that compiles itself, for the types of its arguments, when it is first run.
 
     It is a function of ``first`` and ``last``, the range of units to do, and further arguments: arrays (C-contiguous,
-    never written to except ``out``, ``out_…`` and ``scratch``), ints, floats, bools and tuples of ints. It returns
-    nothing. Units may be done in any order and side by side. Under ``NUMBA_DISABLE_JIT=1`` it stays a Python function.
+    never written to except ``out``, ``out_…``, ``scratch`` and ``scratch_…``), ints, floats, bools and tuples of ints.
+    It returns nothing and makes no arrays, though it may slice those it has. Units may be done in any order and side by
+    side. Under ``NUMBA_DISABLE_JIT=1`` it stays a Python function.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -89,20 +104,30 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def scratch_memory(*shapes: tuple[int, ...]) -> list[Array]:
-    """Return float32 arrays of these shapes for a compiled function to work in, the first at the start of a cache line.
+def scratch_memory(dtype: DTypeLike, *shapes: tuple[int, ...]) -> list[Array]:
+    """Return arrays of these shapes for a compiled function to work in, the first at the start of a cache line.
 
-    Their values mean nothing. The memory is kept for the next call from the same Python thread, because the first touch
-    of fresh memory costs a page fault for every 4 KB: 4 ms for 8 MB, more than many a convolution takes.
+    Their values mean nothing. The memory is kept for the next call for this dtype from the same Python thread, because
+    the first touch of fresh memory costs a page fault for every 4 KB: 4 ms for 8 MB, more than many a convolution.
     """
+    dtype = np.dtype(dtype)
     sizes = [prod(shape) for shape in shapes]
-    kept: Array | None = getattr(_kept, "memory", None)
-    if kept is None or len(kept) < sum(sizes):
-        fresh = np.empty(sum(sizes) + 64 // 4, np.float32)
-        kept = fresh[-fresh.ctypes.data % 64 // 4 :][: sum(sizes)]
-        _kept.memory = kept
+    memory: Array | None = _kept.by_dtype.get(dtype)
+    if memory is None or len(memory) < sum(sizes):
+        fresh = np.empty(sum(sizes) * dtype.itemsize + CACHE_LINE, np.uint8)
+        begin = -fresh.ctypes.data % CACHE_LINE
+        memory = _kept.by_dtype[dtype] = fresh[begin:][: sum(sizes) * dtype.itemsize].view(dtype)
     ends = accumulate(sizes)
-    return [kept[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)]
+    return [memory[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)]
+
+
+def whole_lines(item_bytes: int, *counts: int) -> tuple[int, ...]:
+    """Round each count of numbers up to whole cache lines, so that what follows in memory begins with a line, too.
+
+    Vectors that cross two lines take twice as long, and a line that two threads write to wanders between their caches.
+    """
+    in_line = CACHE_LINE // item_bytes
+    return tuple(-(-count // in_line) * in_line for count in counts)
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:
@@ -143,7 +168,7 @@ def _specialise(function: Callable[..., None], arguments: tuple[Any, ...]) -> Ca
     def build() -> Callable[..., None]:
         # With a signature given, Numba loads or compiles at once and refuses to compile anything else later.
         range_of_units = types.int64, types.int64
-        work = _compile(function, (*range_of_units, *signature), no_cpython_wrapper=True)
+        work = _compile(function, (*range_of_units, *signature), no_cpython_wrapper=True, _nrt=False)
         launch = _compile(_launch, (types.int64, *range_of_units, Tuple(signature)), nogil=True)
         (made,) = work.overloads.values()
         address = made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
@@ -180,7 +205,7 @@ def _launch(work: int, units: int, threads: int, arguments: tuple[Any, ...]) -> 
 def _argument_type(name: str, argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
         element = numba.from_dtype(argument.dtype)
-        written = name in ("out", "scratch") or name.startswith("out_")
+        written = name.partition("_")[0] in ("out", "scratch")
         return types.Array(element, argument.ndim, "C", readonly=not written)
     return numba.typeof(argument)
 

@@ -9,11 +9,10 @@ multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
 There are two of them. `tile` is the one just described; `dot_tile` multiplies vectors by vectors, for a product whose
-long sum runs along the memory. Four helpers bring what they read into place: `move_vector`, `move_every_second`,
-`interleave` and `prefetch`.
+long sum runs along the memory. What they read is brought into place by the helpers in ``moves.py``.
 
-No compiler makes this from loops reliably, so this file writes LLVM's intermediate code. Only Winograd's transforms do
-so elsewhere, in ``conv2d/vectors.py``.
+No compiler makes this from loops reliably, so this file writes LLVM's intermediate code, as do ``moves.py``, Winograd's
+transforms (``conv2d/vectors.py``) and ``threads.py``.
 """
 
 import platform
@@ -99,16 +98,16 @@ def tile(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         def pointer(position: int) -> Any:
-            return _data(context, builder, signature.args[position], arguments[position])
+            return array_data(context, builder, signature.args[position], arguments[position])
 
-        element, lanes, vector, item_bytes = _vector_type(context, signature.args[1])
+        element, lanes, vector, item_bytes = vector_type(context, signature.args[1])
         depth, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
 
         def advance(base: Any, count: Any) -> Any:
             return builder.gep(base, [count], source_etype=element)
 
         def vector_at(base: Any, v: int) -> Any:
-            return builder.bitcast(advance(base, _integer(v * lanes)), vector.as_pointer())
+            return builder.bitcast(advance(base, integer(v * lanes)), vector.as_pointer())
 
         def everywhere(place: Any) -> Any:
             """Load a number into all lanes of a vector."""
@@ -120,15 +119,15 @@ def tile(
 
         # Where the rows of c begin, and those of a: as the first of a group, and the distance from there. Groups share
         # their distances, so that eight rows need five registers.
-        c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(_integer(m), c_step))) for m in range(ROWS)]
+        c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(integer(m), c_step))) for m in range(ROWS)]
         a_groups = [
-            advance(pointer(1), builder.add(a_first, builder.mul(_integer(m), a_step)))
+            advance(pointer(1), builder.add(a_first, builder.mul(integer(m), a_step)))
             for m in range(0, ROWS, ROW_GROUP)
         ]
-        a_distances = [builder.mul(_integer(m % ROW_GROUP), a_step) for m in range(ROWS)]
+        a_distances = [builder.mul(integer(m % ROW_GROUP), a_step) for m in range(ROWS)]
         a_offsets, b_offsets = pointer(4), pointer(8)
         b_starts = [
-            advance(pointer(5), _integer_at(builder, pointer(6), builder.add(first_start, _integer(v))))
+            advance(pointer(5), integer_at(builder, pointer(6), builder.add(first_start, integer(v))))
             for v in range(VECTORS)
         ]
 
@@ -138,18 +137,18 @@ def tile(
             return [builder.load(place, typ=vector, align=item_bytes) for place in c_places]
 
         def biases() -> list[Any]:
-            of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, _integer(m)))) for m in range(ROWS)]
+            of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, integer(m)))) for m in range(ROWS)]
             return [of_rows[m] for m in range(ROWS) for _ in range(VECTORS)]
 
         def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
-            a_offset, b_offset = _integer_at(builder, a_offsets, d), _integer_at(builder, b_offsets, d)
+            a_offset, b_offset = integer_at(builder, a_offsets, d), integer_at(builder, b_offsets, d)
             places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
             b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
             a_places = [advance(group, a_offset) for group in a_groups]
             return lambda m: everywhere(advance(a_places[m // ROW_GROUP], a_distances[m])), b_vectors
 
         for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
-            _ask_for(builder, place)
+            ask_for(builder, place)
         may_be_fresh = signature.args[12] is not types.none
         sums = _accumulate(builder, depth, vector, operands)
         before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
@@ -190,27 +189,27 @@ def dot_tile(
         _, a_type, _, _, b_type, starts_type, _, offsets_type, c_type, _, _ = signature.args
 
         def vector_at(array_type: Any, array: Any, index: Any) -> Any:
-            place, vector, item_bytes = _place(context, builder, array_type, array, index)
+            place, vector, item_bytes = vector_place(context, builder, array_type, array, index)
             return builder.load(place, typ=vector, align=item_bytes)
 
-        element, lanes, vector, _ = _vector_type(context, a_type)
-        a_rows = [builder.add(a_first, builder.mul(_integer(m), a_step)) for m in range(ROWS)]
+        element, lanes, vector, _ = vector_type(context, a_type)
+        a_rows = [builder.add(a_first, builder.mul(integer(m), a_step)) for m in range(ROWS)]
         starts, offsets = (
-            _data(context, builder, *table) for table in ((starts_type, starts), (offsets_type, offsets))
+            array_data(context, builder, *table) for table in ((starts_type, starts), (offsets_type, offsets))
         )
-        b_starts = [_integer_at(builder, starts, builder.add(first_start, _integer(v))) for v in range(VECTORS)]
+        b_starts = [integer_at(builder, starts, builder.add(first_start, integer(v))) for v in range(VECTORS)]
 
         def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
-            a_offset, b_offset = builder.mul(d, _integer(lanes)), _integer_at(builder, offsets, d)
+            a_offset, b_offset = builder.mul(d, integer(lanes)), integer_at(builder, offsets, d)
             b_vectors = [vector_at(b_type, b, builder.add(start, b_offset)) for start in b_starts]
             return lambda m: vector_at(a_type, a, builder.add(a_rows[m], a_offset)), b_vectors
 
         sums = _accumulate(builder, depth, vector, operands)
-        c_data = _data(context, builder, c_type, c)
-        rows = [builder.add(c_first, builder.mul(_integer(m), c_step)) for m in range(ROWS)]
+        c_data = array_data(context, builder, c_type, c)
+        rows = [builder.add(c_first, builder.mul(integer(m), c_step)) for m in range(ROWS)]
         for v in range(VECTORS):
             for m, total in enumerate(_sums_of_lanes(builder, sums[v::VECTORS])):
-                place = builder.gep(c_data, [builder.add(rows[m], _integer(v))], source_etype=element)
+                place = builder.gep(c_data, [builder.add(rows[m], integer(v))], source_etype=element)
                 builder.store(builder.fadd(builder.load(place, typ=element), total), place)
         return context.get_dummy_value()
 
@@ -233,7 +232,7 @@ def _accumulate(
     builder.branch(loop)
     builder.position_at_end(loop)
     d = builder.phi(ir.IntType(64))
-    d.add_incoming(_integer(0), before)
+    d.add_incoming(integer(0), before)
     sums = [builder.phi(vector) for _ in range(ROWS * VECTORS)]
     for total in sums:
         total.add_incoming(ir.Constant(vector, [0.0] * vector.count), before)
@@ -246,7 +245,7 @@ def _accumulate(
             # "contract" makes one fused multiply-add of the two, and allows nothing else.
             product = builder.fmul(a_row, b[v], flags=("contract",))
             new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
-    next_d = builder.add(d, _integer(1))
+    next_d = builder.add(d, integer(1))
     d.add_incoming(next_d, loop)
     for total, new in zip(sums, new_sums, strict=True):
         total.add_incoming(new, loop)
@@ -282,7 +281,7 @@ def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
         lower = [first + side + lane for first in range(0, lanes, block) for side in sides for lane in range(half)]
         upper = [lane + half for lane in lower]
         vectors = [
-            builder.fadd(_shuffle(builder, one, other, lower), _shuffle(builder, one, other, upper))
+            builder.fadd(shuffle(builder, one, other, lower), shuffle(builder, one, other, upper))
             for one, other in zip(vectors[:apart], vectors[-apart:], strict=True)
         ]
         block = half
@@ -290,89 +289,7 @@ def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
     return [builder.extract_element(v, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes) for v in vectors]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def move_vector(typing_context: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
-    """target[to + l] = source[first + l] for l < lanes, of two flat arrays of one float dtype. Nothing is checked."""
-    signature = types.void(target, to, source, first)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, to, _, first = arguments
-        target, vector, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
-        source, _, _ = _place(context, builder, signature.args[2], arguments[2], first)
-        builder.store(builder.load(source, typ=vector, align=item_bytes), target, align=item_bytes)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def move_every_second(typing_context: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
-    """target[to + l] = source[first + 2·l] for l < lanes, as `move_vector`. What follows the last is not read."""
-    signature = types.void(target, to, source, first)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, to, _, first = arguments
-        target, vector, item_bytes = _place(context, builder, signature.args[0], arguments[0], to)
-        # Two vectors that overlap by one number: of the first the even lanes, of the second the odd ones.
-        places = [
-            _place(context, builder, signature.args[2], arguments[2], builder.add(first, _integer(step)))[0]
-            for step in (0, vector.count - 1)
-        ]
-        one, other = (builder.load(place, typ=vector, align=item_bytes) for place in places)
-        order = [*range(0, vector.count, 2), *range(vector.count + 1, 2 * vector.count, 2)]
-        builder.store(_shuffle(builder, one, other, order), target, align=item_bytes)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def interleave(
-    typing_context: Any, target: Any, to: Any, to_step: Any, source: Any, first: Any, step: Any, rows: Any
-) -> Any:
-    """target[to + l·to_step + m] = source[first + m·step + l] for l < lanes, m < `ROWS`: turns rows into columns.
-
-    Two flat arrays of one float dtype. Rows of the source from ``rows`` on are not read, and what is written for them
-    has no meaning. Nothing is checked.
-    """
-    signature = types.void(target, to, to_step, source, first, step, rows)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        _, to, to_step, _, first, step, rows = arguments
-        vectors = []
-        for row in _clamped_rows(builder, rows):
-            index = builder.add(first, builder.mul(row, step))
-            place, vector, item_bytes = _place(context, builder, signature.args[3], arguments[3], index)
-            vectors.append(builder.load(place, typ=vector, align=item_bytes))
-        # Shuffle like a deck of cards, half with half, until a single vector as long as all is left.
-        while len(vectors) > 1:
-            half, length = len(vectors) // 2, vectors[0].type.count
-            order = [card for first in range(length) for card in (first, length + first)]
-            vectors = [_shuffle(builder, vectors[m], vectors[m + half], order) for m in range(half)]
-        for column in range(vectors[0].type.count // ROWS):
-            numbers = _shuffle(builder, vectors[0], vectors[0], range(column * ROWS, (column + 1) * ROWS))
-            index = builder.add(to, builder.mul(_integer(column), to_step))
-            place, _, item_bytes = _place(context, builder, signature.args[0], arguments[0], index)
-            builder.store(numbers, builder.bitcast(place, numbers.type.as_pointer()), align=item_bytes)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typing_context: Any, source: Any, index: Any) -> Any:
-    """Ask for the cache line of ``source[index]``, of a flat array, and do not wait for it. The index may be any."""
-    signature = types.void(source, index)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        place, _, _ = _place(context, builder, signature.args[0], arguments[0], arguments[1])
-        _ask_for(builder, place)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _ask_for(builder: ir.IRBuilder, place: Any) -> None:
+def ask_for(builder: ir.IRBuilder, place: Any) -> None:
     """Emit a prefetch of the cache line at ``place``."""
     small, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
     ask = cgutils.get_or_insert_function(
@@ -382,33 +299,28 @@ def _ask_for(builder: ir.IRBuilder, place: Any) -> None:
     builder.call(ask, [builder.bitcast(place, pointer), *(ir.Constant(small, flag) for flag in (0, 3, 1))])
 
 
-def _integer(value: int) -> ir.Constant:
+def integer(value: int) -> ir.Constant:
+    """Return a constant."""
     return ir.Constant(ir.IntType(64), value)
 
 
-def _integer_at(builder: ir.IRBuilder, data: Any, index: Any) -> Any:
+def integer_at(builder: ir.IRBuilder, data: Any, index: Any) -> Any:
     """Load ``data[index]``, of integers."""
     integer = ir.IntType(64)
     return builder.load(builder.gep(data, [index], source_etype=integer), typ=integer)
 
 
-def _clamped_rows(builder: ir.IRBuilder, rows: Any) -> list[Any]:
-    """Return the numbers of `ROWS` rows, where those from ``rows`` on repeat the last."""
-    last = builder.sub(rows, _integer(1))
-    inside = [builder.icmp_signed("<", _integer(m), last) for m in range(ROWS)]
-    return [builder.select(inside[m], _integer(m), last) for m in range(ROWS)]
-
-
-def _shuffle(builder: ir.IRBuilder, one: Any, other: Any, order: Sequence[int]) -> Any:
+def shuffle(builder: ir.IRBuilder, one: Any, other: Any, order: Sequence[int]) -> Any:
     """Make a vector of the numbers of two, of which the second's are counted on from the first's."""
     return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), list(order)))
 
 
-def _data(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any) -> Any:
+def array_data(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any) -> Any:
+    """Return a pointer to an array's first number."""
     return context.make_array(array_type)(context, builder, array).data
 
 
-def _vector_type(context: Any, array_type: Any) -> tuple[Any, int, Any, int]:
+def vector_type(context: Any, array_type: Any) -> tuple[Any, int, Any, int]:
     """Return the type of an array's numbers, how many of them a vector has, its type, and the bytes of a number."""
     element = context.get_data_type(array_type.dtype)
     item_bytes = context.get_abi_sizeof(element)
@@ -416,8 +328,8 @@ def _vector_type(context: Any, array_type: Any) -> tuple[Any, int, Any, int]:
     return element, lanes, ir.VectorType(element, lanes), item_bytes
 
 
-def _place(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> tuple[Any, Any, int]:
+def vector_place(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> tuple[Any, Any, int]:
     """Return a pointer to the vector that begins at ``array[index]``, that vector's type and the bytes of a number."""
-    element, _, vector, item_bytes = _vector_type(context, array_type)
-    place = builder.gep(_data(context, builder, array_type, array), [index], source_etype=element)
+    element, _, vector, item_bytes = vector_type(context, array_type)
+    place = builder.gep(array_data(context, builder, array_type, array), [index], source_etype=element)
     return builder.bitcast(place, vector.as_pointer()), vector, item_bytes

@@ -207,11 +207,15 @@ def test_an_exception_in_any_thread_reaches_the_caller(count, unit):
 
 
 def test_scratch_memory_begins_a_cache_line_and_is_kept_by_its_thread():
-    (first,), (longer, matrix) = jit.scratch_memory((1000,)), jit.scratch_memory((5000,), (2, 30))
+    (first,), (longer, matrix) = (
+        jit.scratch_memory(np.float32, (1000,)),
+        jit.scratch_memory(np.float32, (5000,), (2, 30)),
+    )
     assert first.shape == (1000,)
     assert (longer.shape, matrix.shape) == ((5000,), (2, 30))
     assert not np.shares_memory(longer, matrix)
     assert longer.ctypes.data % 64 == 0
-    assert np.shares_memory(longer, jit.scratch_memory((3000,))[0])
+    assert np.shares_memory(longer, jit.scratch_memory(np.float32, (3000,))[0])
+    assert not np.shares_memory(longer, jit.scratch_memory(np.int64, (1500,))[0])
     with ThreadPoolExecutor(1) as pool:
-        assert not np.shares_memory(longer, pool.submit(jit.scratch_memory, (3000,)).result()[0])
+        assert not np.shares_memory(longer, pool.submit(jit.scratch_memory, np.float32, (3000,)).result()[0])

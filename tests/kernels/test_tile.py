@@ -10,17 +10,16 @@ from hypothesis import strategies as st
 
 from geometry import SEEDS, whole
 from minifcn.random import stream
-from minifcn_kernels.tile import (
-    ROWS,
-    VECTOR_BYTES,
-    VECTORS,
-    dot_tile,
+from minifcn_kernels.moves import (
+    clear_vector,
     interleave,
+    interleave_two,
     move_every_second,
+    move_few,
+    move_number,
     move_vector,
-    tile,
-    vector_unit,
 )
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, tile, vector_unit
 
 DTYPES = (np.float32, np.float64)
 
@@ -149,6 +148,42 @@ def test_every_second_number_is_moved(dtype):
     run_move_every_second(moved, source, 5)
     expected = [-1] * 3 + source[5 : 5 + 2 * lanes : 2].tolist() + [-1] * (100 - 3 - lanes)
     np.testing.assert_array_equal(moved, expected)
+
+
+@numba.njit
+def run_small_moves(out, source, few, number, pairs, count):
+    clear_vector(out, 1)
+    move_few(out, few, source, 5, count)
+    move_number(out, number, source, 7)
+    interleave_two(out, pairs, source, 3, 50)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_few_numbers_are_moved_and_two_rows_interleaved(dtype):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    source = np.arange(100, dtype=dtype)
+    few, number = 1 + lanes, 1 + 2 * lanes
+    pairs = number + 1
+    for count in range(lanes):
+        out = np.full(pairs + 2 * lanes + 1, -1, dtype)
+        run_small_moves(out, source, few, number, pairs, count)
+        moved = source[5 : 5 + count].tolist() + [-1] * (lanes - count)
+        mixed = np.stack([source[3 : 3 + lanes], source[50 : 50 + lanes]], axis=1).reshape(-1).tolist()
+        np.testing.assert_array_equal(out, [-1, *[0] * lanes, *moved, source[7], *mixed, -1])
+
+
+def test_numbers_that_lie_apart_are_not_gathered():
+    """Where a processor has instructions to gather and to scatter, a plain loop would be made of them."""
+
+    @numba.njit
+    def move_apart(out, source, step, count):
+        for j in range(count):
+            move_number(out, j * step, source, j * step)
+
+    numbers = np.zeros(100, np.float32)
+    move_apart(numbers, numbers, 3, 10)
+    (code,) = move_apart.inspect_asm().values()
+    assert not re.search(r"\bvp?(gather|scatter)", code)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

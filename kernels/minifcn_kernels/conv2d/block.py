@@ -31,8 +31,17 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from minifcn_kernels.jit import Array, inlined
+from minifcn_kernels.moves import (
+    clear_vector,
+    interleave_two,
+    move_every_second,
+    move_few,
+    move_number,
+    move_vector,
+    prefetch,
+)
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import VECTOR_BYTES, move_every_second, move_vector, prefetch
+from minifcn_kernels.tile import VECTOR_BYTES
 
 # While a row is gathered, the one so many rows later is asked for: rows lie too far apart for the processor to foresee.
 # While one is copied to a block, that of the next channel.
@@ -157,7 +166,6 @@ def copy_block(
     _, C, H, W = x.shape
     top, left = top_left
     x_flat = x.reshape(-1)
-    zeros = np.zeros(VECTOR_BYTES // x.itemsize, x.dtype)
     for c in range(channels[0], channels[1]):
         for phase in range(len(phases)):
             to = ((c - channels[0]) * len(phases) + phase) * plane
@@ -168,13 +176,13 @@ def copy_block(
                 for row in range(top, top + BH):
                     h = row * stride[0] + p
                     if 0 <= h < H:
-                        clear(block, to, before, zeros)
+                        clear(block, to, before)
                         source = ((n * C + c) * H + h) * W + (left + before) * stride[1] + q
                         prefetch_run(x_flat, source + H * W, (after - before) * stride[1])
                         copy_every(block, to + before, x_flat, source, stride[1], after - before)
-                        clear(block, to + after, BW - after, zeros)
+                        clear(block, to + after, BW - after)
                     else:
-                        clear(block, to, BW, zeros)
+                        clear(block, to, BW)
                     to += BW
 
 
@@ -248,8 +256,7 @@ def copy_run(target: Array, first: int, source: Array, source_first: int, count:
     """target[first + j] = source[source_first + j] for j < count, of two flat arrays."""
     lanes = VECTOR_BYTES // target.itemsize
     if count < lanes:
-        for j in range(count):
-            target[first + j] = source[source_first + j]
+        move_few(target, first, source, source_first, count)
     else:
         for j in range(0, count - lanes, lanes):
             move_vector(target, first + j, source, source_first + j)
@@ -265,10 +272,8 @@ def copy_strided(
     if step == 1 and source_step == 1:
         copy_run(target, first, source, source_first, count)
     else:
-        # Unsigned indices spare the test for negative ones.
-        t, t_step, s, s_step = np.uint64(first), np.uint64(step), np.uint64(source_first), np.uint64(source_step)
-        for j in range(np.uint64(max(0, count))):
-            target[t + j * t_step] = source[s + j * s_step]
+        for j in range(count):
+            move_number(target, first + j * step, source, source_first + j * source_step)
 
 
 @inlined
@@ -284,10 +289,24 @@ def copy_every(target: Array, first: int, source: Array, source_first: int, step
 
 
 @inlined
-def clear(target: Array, first: int, count: int, zeros: Array) -> None:
+def copy_pairs(target: Array, first: int, source: Array, one: int, other: int, count: int) -> None:
+    """target[first + 2·j] = source[one + j] and target[first + 2·j + 1] = source[other + j] for j < count."""
+    lanes = VECTOR_BYTES // target.itemsize
+    whole = count // lanes * lanes
+    for j in range(0, whole, lanes):
+        interleave_two(target, first + 2 * j, source, one + j, other + j)
+    for j in range(whole, count):
+        move_number(target, first + 2 * j, source, one + j)
+        move_number(target, first + 2 * j + 1, source, other + j)
+
+
+@inlined
+def clear(target: Array, first: int, count: int) -> None:
     """target[first + j] = 0 for j < count, and up to the end of the last vector. (A plain loop becomes a slow call.)"""
-    for j in range(0, count, len(zeros)):
-        move_vector(target, first + j, zeros, 0)
+    j = 0
+    while j < count:
+        clear_vector(target, first + j)
+        j += VECTOR_BYTES // target.itemsize
 
 
 @inlined

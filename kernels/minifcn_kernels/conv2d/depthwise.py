@@ -22,22 +22,35 @@ gradient turns this round: gy has one phase, and row q of phase p of gx meets at
 weight gradient multiplies the same two things, gw[t] = Σ_z gy[z] · block[z + offset[t]], with zeros between gy's rows.
 (Zero times infinity is NaN: an infinity in x may show up as NaN also in a weight whose tap just misses it.)
 
-A task's scratch memory is its block and as much for the sums of one phase: 32 KB each at most, or what it takes to
+A thread's scratch memory is a block and as much for the sums of one phase: 32 KB each at most, or what it takes to
 make one row of output, should that be more.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import copy_strided, fill, split_taps
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.loops import add_scaled
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
 
 BLOCK_BYTES = 2**15  # as much as a first-level cache holds
+
+
+class Plan(NamedTuple):
+    """How maps are cut into bands, and what meets what: see `_correlate`."""
+
+    taps: Array
+    outputs: Array  # phases of the output
+    phases: Array  # of the block
+    offsets: Array  # of a tap: from an output's place to what it meets in the block
+    memory: tuple[int, ...]  # a thread's: numbers in weights, block and sums
+    reach: tuple[int, int, int, int]  # of the taps: the least offsets (top, left), and the extent beyond them
+    band: int  # rows of a phase of the output to make at once
 
 
 def is_depthwise(g: ConvGeometry) -> bool:
@@ -54,13 +67,7 @@ def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
     """`conv2d`, map by map."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
-    taps, phases, outputs, reach, band = _forward_plan(g, x.itemsize)
-    tasks = g.N * g.K * -(-g.OH // band)
-    if keeps_width(g):
-        _correlate_in_place.over(tasks, y, x, w.reshape(g.K, -1), bias, taps, reach, band)
-    else:
-        steps = g.stride, (1, 1)
-        _correlate.over(tasks, y, x, w.reshape(g.K, -1), bias, *steps, taps, phases, outputs, reach, band)
+    _run(y, x, w, bias, g.stride, (1, 1), g, _forward_plan(g, x.itemsize))
     return y
 
 
@@ -68,43 +75,48 @@ def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`, map by map."""
     no_bias = np.zeros(g.C, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
-    taps, phases, outputs, reach, band = _backward_plan(g, gy.itemsize)
-    tasks = g.N * g.C * -(-g.H // (g.stride[0] * band))
-    if keeps_width(g):
-        _correlate_in_place.over(tasks, gx, gy, w.reshape(g.C, -1), no_bias, taps, reach, band)
-    else:
-        steps = (1, 1), g.stride
-        _correlate.over(tasks, gx, gy, w.reshape(g.C, -1), no_bias, *steps, taps, phases, outputs, reach, band)
+    _run(gx, gy, w, no_bias, (1, 1), g.stride, g, _backward_plan(g, gy.itemsize))
     return gx
 
 
 def conv2d_grad_weight_depthwise(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight`, map by map; the maps of a batch are added in its order."""
-    taps, phases, _, reach, band = _forward_plan(g, x.itemsize)
+    plan = _forward_plan(g, x.itemsize)
     gw = np.empty((g.N, g.C, g.R * g.S), x.dtype)
-    _grad_weight.over(g.N * g.C, gw, x, gy, g.stride, taps, phases, reach, band)
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
+    _grad_weight.over(g.N * g.C, gw, scratch, x, gy, g.stride, plan.taps, *plan[2:])
     return gw.sum(axis=0).reshape(g.w_shape)
 
 
+def _run(y: Array, x: Array, w: Array, b: Array, in_step: Pair, out_step: Pair, g: ConvGeometry, plan: Plan) -> None:
+    """Correlate ``x`` with ``w`` into ``y``: see `_correlate`."""
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
+    tasks = y.shape[0] * y.shape[1] * -(-y.shape[2] // (out_step[0] * plan.band))
+    if keeps_width(g):
+        offsets = plan.taps[:, 0] * g.W + plan.taps[:, 1]
+        where = plan.taps, offsets, plan.reach, plan.band
+        _correlate_in_place.over(tasks, y, scratch, x, w.reshape(g.groups, -1), b, *where)
+    else:
+        _correlate.over(tasks, y, scratch, x, w.reshape(g.groups, -1), b, in_step, out_step, *plan)
+
+
 @lru_cache(maxsize=256)
-def _forward_plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
-    """Return taps, the block's phases, the output's, the taps' reach and the rows of a band: see `_correlate`."""
+def _forward_plan(g: ConvGeometry, item_bytes: int) -> Plan:
+    """Plan y: x falls into phases."""
     taps, phases = _taps_by_phase(g)
-    outputs = np.array([(0, 0, 0, len(taps))])
-    return taps, phases, outputs, *_reach_and_band(taps, len(phases), (g.OH, g.OW), item_bytes)
+    return _plan(taps, phases, np.array([(0, 0, 0, len(taps))]), (g.OH, g.OW), item_bytes)
 
 
 @lru_cache(maxsize=256)
-def _backward_plan(g: ConvGeometry, item_bytes: int) -> tuple[Any, ...]:
-    """Return the same for the input's gradient: gy has one phase, and each of gx is an output."""
+def _backward_plan(g: ConvGeometry, item_bytes: int) -> Plan:
+    """Plan gx, which falls into phases, while gy has one."""
     taps, phases = _taps_by_phase(g)
     rows, columns = np.divmod(np.arange(g.stride[0] * g.stride[1]), g.stride[1])
     numbers = phases[:, 0] * g.stride[1] + phases[:, 1]
     firsts, lasts = (np.searchsorted(numbers[taps[:, 2]], np.arange(len(rows)), side) for side in ("left", "right"))
     outputs = np.stack([rows, columns, firsts, lasts], axis=1)
-    taps = taps * (-1, -1, 0, 1)
     size = -(-g.H // g.stride[0]), -(-g.W // g.stride[1])
-    return taps, np.zeros((1, 2), np.int64), outputs, *_reach_and_band(taps, 1, size, item_bytes)
+    return _plan(taps * (-1, -1, 0, 1), np.zeros((1, 2), np.int64), outputs, size, item_bytes)
 
 
 def _taps_by_phase(g: ConvGeometry) -> tuple[Array, Array]:
@@ -116,16 +128,17 @@ def _taps_by_phase(g: ConvGeometry) -> tuple[Array, Array]:
     return taps[np.argsort(taps[:, 2], kind="stable")], phases
 
 
-def _reach_and_band(taps: Array, phases: int, size: Pair, item_bytes: int) -> tuple[tuple[int, int, int, int], int]:
-    """Return the taps' reach (top, left, overhang_h, overhang_w) and how many rows of an output to make at once.
-
-    The reach is the least offset of a tap and the extent beyond it; ``size`` is that of one phase of the output.
-    """
+def _plan(taps: Array, phases: Array, outputs: Array, size: Pair, item_bytes: int) -> Plan:
+    """Plan an output whose phases have ``size``."""
     (top, left), (bottom, right) = taps[:, :2].min(axis=0).tolist(), taps[:, :2].max(axis=0).tolist()
     overhang_h, overhang_w = bottom - top, right - left
     rows, columns = size
-    band = BLOCK_BYTES // (item_bytes * phases * (columns + overhang_w)) - overhang_h
-    return (top, left, overhang_h, overhang_w), max(1, min(band, rows))
+    band = BLOCK_BYTES // (item_bytes * len(phases) * (columns + overhang_w)) - overhang_h
+    band = max(1, min(band, rows))
+    BH, BW = band + overhang_h, columns + overhang_w
+    offsets = (taps[:, 2] * BH + taps[:, 0] - top) * BW + taps[:, 1] - left
+    memory = whole_lines(item_bytes, len(taps), len(phases) * BH * BW, band * BW)
+    return Plan(taps, outputs, phases, offsets, memory, (top, left, overhang_h, overhang_w), band)
 
 
 @compiled
@@ -133,10 +146,12 @@ def _correlate_in_place(
     first: int,
     last: int,
     out: Array,
+    scratch: Array,
     x: Array,
     w: Array,
     b: Array,
     taps: Array,
+    offsets: Array,
     reach: tuple[int, int, int, int],
     band: int,
 ) -> None:
@@ -147,12 +162,11 @@ def _correlate_in_place(
     bottom, right = top + overhang_h, left + overhang_w
     bands, T = ceil_div(OH, band), len(taps)
     x_flat, out_flat = x.reshape(-1), out.reshape(-1)
-    offsets = tap_offsets(taps, 0, W, 0, 0)
+    weights = scratch[get_thread_id()][:T]
     for task in range(first, last):
         plane, i0 = task // bands, task % bands * band
         c, i1 = plane % C, min(i0 + band, OH)
         x_first, out_first = plane * H * W, plane * OH * W
-        weights = np.empty(T, x.dtype)
         for t in range(T):
             weights[t] = w[c, taps[t, 3]]
         fill(out_flat, out_first + i0 * W, (i1 - i0) * W, b[c])
@@ -188,14 +202,17 @@ def _correlate(
     first: int,
     last: int,
     out: Array,
+    scratch: Array,
     x: Array,
     w: Array,
     b: Array,
     in_step: Pair,
     out_step: Pair,
     taps: Array,
-    phases: Array,
     outputs: Array,
+    phases: Array,
+    offsets: Array,
+    memory: tuple[int, int, int],
     reach: tuple[int, int, int, int],
     band: int,
 ) -> None:
@@ -212,16 +229,15 @@ def _correlate(
     rows, columns = ceil_div(OH, out_step[0]), ceil_div(OW, out_step[1])
     bands, BH, BW = ceil_div(rows, band), band + overhang_h, columns + overhang_w
     x_flat, out_flat = x.reshape(-1), out.reshape(-1)
-    offsets = tap_offsets(taps, BH, BW, top, left)
+    mine = scratch[get_thread_id()]
+    weights, mine = mine[: memory[0]], mine[memory[0] :]
+    block, sums = mine[: memory[1]], mine[memory[1] :]
     for task in range(first, last):
         plane, i0 = task // bands, task % bands * band
         c = plane % C
-        block = np.empty(len(phases) * BH * BW, x.dtype)
         copy_band(block, BH, BW, x_flat, plane * H, H, W, (i0 + top, left), in_step, phases)
-        weights = np.empty(len(taps), x.dtype)
         for t in range(len(taps)):
             weights[t] = w[c, taps[t, 3]]
-        sums = np.empty(band * BW, x.dtype)
         for output in range(len(outputs)):
             p, q, t0, t1 = outputs[output]
             i1 = min(i0 + band, ceil_div(OH - p, out_step[0]))
@@ -240,11 +256,14 @@ def _grad_weight(
     first: int,
     last: int,
     out: Array,
+    scratch: Array,
     x: Array,
     gy: Array,
     stride: Pair,
     taps: Array,
     phases: Array,
+    offsets: Array,
+    memory: tuple[int, int, int],
     reach: tuple[int, int, int, int],
     band: int,
 ) -> None:
@@ -254,11 +273,12 @@ def _grad_weight(
     top, left, overhang_h, overhang_w = reach
     BH, BW = band + overhang_h, OW + overhang_w
     x_flat, gy_flat, out_flat = x.reshape(-1), gy.reshape(-1), out.reshape(-1)
-    offsets = tap_offsets(taps, BH, BW, top, left)
+    mine = scratch[get_thread_id()]
+    totals, mine = mine[: len(taps)], mine[memory[0] :]
+    block, cotangent = mine[: memory[1]], mine[memory[1] :]
     for plane in range(first, last):
-        block = np.empty(len(phases) * BH * BW, x.dtype)
-        cotangent = np.zeros(band * BW, x.dtype)
-        totals = np.zeros(len(taps), x.dtype)
+        fill(cotangent, 0, band * BW, 0)
+        fill(totals, 0, len(taps), 0)
         for i0 in range(0, OH, band):
             i1 = min(i0 + band, OH)
             copy_band(block, BH, BW, x_flat, plane * H, H, W, (i0 + top, left), stride, phases)
@@ -273,15 +293,6 @@ def _grad_weight(
 def ceil_div(a: int, b: int) -> int:
     """Return ⌈a / b⌉."""
     return -(-a // b)
-
-
-@inlined
-def tap_offsets(taps: Array, BH: int, BW: int, top: int, left: int) -> Array:
-    """Return how far from an output's place in a block of BH × BW numbers a phase lies what it meets at each tap."""
-    offsets = np.empty(len(taps), np.int64)
-    for t in range(len(taps)):
-        offsets[t] = (taps[t, 2] * BH + taps[t, 0] - top) * BW + taps[t, 1] - left
-    return offsets
 
 
 @inlined

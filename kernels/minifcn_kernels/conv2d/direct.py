@@ -20,10 +20,10 @@ for a whole i, and they are the same for all rows of one phase, (h + padding) mo
 many *grids*, rows and columns a stride apart, and each is a convolution of gy with stride 1, with filters made of the
 taps that it meets, and no zeros are multiplied. A box is computed on all grids at once: they share its block.
 
-A task's scratch memory is its block (at most BLOCK numbers, or else a single channel's), its panel (at most PANEL
-numbers, or else a single channel's) and its sums (at most SUMS numbers, or else a tile width of its filters): about
-1 MB at most, save for strides and filters of 64 and the like; it does not grow with the image. To it come a thread's
-packed filters, at most BOX_FILTERS of them; it keeps them for the next task if that differs only in its boxes.
+A thread's scratch memory is a block (at most BLOCK numbers, or else a single channel's), a panel (at most PANEL
+numbers, or else a single channel's) and sums (at most SUMS numbers, or else a tile width of a task's filters): about
+1 MB at most, save for strides and filters of 64 and the like; it does not grow with the image. To it come packed
+filters, at most BOX_FILTERS of them; a thread keeps them for the next task if that differs only in its boxes.
 """
 
 from functools import lru_cache
@@ -36,6 +36,7 @@ from minifcn_kernels.conv2d.block import (
     Reach,
     choose_box,
     copy_block,
+    copy_pairs,
     copy_strided,
     cut_pieces,
     fill,
@@ -46,9 +47,10 @@ from minifcn_kernels.conv2d.block import (
     vector_positions,
 )
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
+from minifcn_kernels.moves import interleave
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
 
 # A box of at most this many tile widths and this many filters, and this many sums on all grids: its sums, its block and
 # its filters fit a second-level cache of 512 KB together.
@@ -80,6 +82,7 @@ class Plan(NamedTuple):
     box: tuple[int, int, int, int, int]  # a `BoxSize`
     reach: Reach
     channels: int  # of a block
+    memory: tuple[int, ...]  # a thread's: numbers in its packed filters, block, panel and sums
     taps: Array  # (a, b, number of the phase, place in a filter)
     phases: Array  # of the input: (p, q)
     grids: Array
@@ -196,6 +199,13 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
         (int(box.images), int(box.rows), int(box.columns), int(box.in_place), int(box.row_step)),
         reach,
         channels,
+        whole_lines(
+            item_bytes,
+            -(-filters // ROWS) * ROWS * C * len(taps),
+            channels * len(phases) * plane + width,  # a tile may read a vector past the last pixel
+            0 if box.in_place else span // width * panel_tile,
+            len(grids) * -(-filters // ROWS) * ROWS * span,
+        ),
         taps,
         phases,
         grids,
@@ -226,11 +236,8 @@ def _correlate(
     bias = np.zeros(y.shape[1] + ROWS, x.dtype)
     if b is not None:
         bias[: len(b)] = b
-    # Packed filters, for each thread those of its task.
-    filters = -(-int(plan.tasks[0]["k1"]) // ROWS) * ROWS  # the first task's, and no task has more
-    region = filters * (x.shape[1] // g.groups) * len(plan.taps)
-    (scratch,) = scratch_memory((get_num_threads(), region * x.itemsize // 4))
-    _run_tasks.over(len(plan.tasks), y, scratch.view(x.dtype), x, w.reshape(-1), w_steps, bias, stride, g.groups, *plan)
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
+    _run_tasks.over(len(plan.tasks), y, scratch, x, w.reshape(-1), w_steps, bias, stride, g.groups, *plan)
 
 
 @compiled
@@ -250,6 +257,7 @@ def _run_tasks(
     box_size: tuple[int, int, int, int, int],
     reach: Reach,
     channels: int,
+    memory: tuple[int, int, int, int],
     taps: Array,
     phases: Array,
     grids: Array,
@@ -263,7 +271,10 @@ def _run_tasks(
     tos: Array,
 ) -> None:
     """Do tasks; ``scratch`` has a row for each thread. It packs filters when they are others than its last task's."""
-    packed, out_flat = scratch[get_thread_id()], out.reshape(-1)
+    mine, out_flat = scratch[get_thread_id()], out.reshape(-1)
+    packed, mine = mine[: memory[0]], mine[memory[0] :]
+    block, mine = mine[: memory[1]], mine[memory[1] :]
+    panel, sums = mine[: memory[2]], mine[memory[2] :]
     _, K, OH, OW = out.shape
     C = x.shape[1] // groups
     lanes = VECTOR_BYTES // x.itemsize
@@ -271,11 +282,8 @@ def _run_tasks(
     images, rows, columns, in_place, row_step = box_size
     top, left, overhang_h, overhang_w = reach
 
-    # A tile may read past the block's last pixel, and a vector may be longer than what is wanted of it.
     BH, BW = rows + overhang_h, columns + overhang_w
     plane = images * BH * BW
-    block = np.zeros(channels * len(phases) * plane + width, x.dtype)
-    panel = np.zeros(1 if in_place else starts[-1] + len(panel_offsets) * width + lanes, x.dtype)
     for t in range(first, last):
         task = tasks[t]
         if t == first or t % parts == 0:
@@ -285,7 +293,6 @@ def _run_tasks(
         tiles, all_filters = len(starts) // VECTORS, (filters + ROWS - 1) // ROWS * ROWS
         # Sums, grid by grid; where no tap reaches they stay what they are now.
         span = tiles * width
-        sums = np.empty(len(grids) * all_filters * span, x.dtype)
         for grid in range(len(grids)):
             if grids[grid].first_tap == grids[grid].last_tap:
                 for k in range(filters):
@@ -338,7 +345,14 @@ def _run_tasks(
                                 to = ((n * K + k_first + k) * OH + row) * OW + column + in_y
                                 source = ((n - box.n0) * rows + i - box.i0) * row_step + in_y
                                 source += (grid * all_filters + k) * span
-                                copy_strided(out_flat, to, step[1], sums, source, 1, columns_here - in_y)
+                                begin = 0
+                                if step[1] == 2 and grid + 1 < len(grids) and grids[grid].column == 0:
+                                    # With the next grid's columns, which lie in between, it makes whole runs.
+                                    begin = min(box.j1, grids[grid + 1].columns) - box.j0
+                                    copy_pairs(out_flat, to, sums, source, source + all_filters * span, begin)
+                                if step[1] != 2 or grids[grid].column == 0:
+                                    to, count = to + begin * step[1], columns_here - in_y - begin
+                                    copy_strided(out_flat, to, step[1], sums, source + begin, 1, count)
 
 
 @inlined

@@ -12,14 +12,15 @@ The sum over all pixels may be long (half a million terms for the first layers o
 of it. So the boxes of pixels are cut into parts, each part is summed for itself, and the partial sums are added in the
 order of the parts. The cut depends on the geometry alone, so the result has the same bits for any number of threads.
 
-A task's scratch memory is its part of gy (BOX_FILTERS by BOX_VECTORS vectors), its block or panel (BLOCK_BYTES, or else
-a single channel's) and its sums (BOX_FILTERS by BOX_WEIGHTS): about 0.5 MB, save for filters of 64 and the like.
+A thread's scratch memory is its part of gy (BOX_FILTERS by BOX_VECTORS vectors), its block or panel (BLOCK_BYTES, or
+else a single channel's) and its sums (BOX_FILTERS by BOX_WEIGHTS): about 0.5 MB, save for filters of 64 and the like.
 """
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import (
     Reach,
@@ -36,7 +37,7 @@ from minifcn_kernels.conv2d.block import (
     vector_positions,
 )
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled
+from minifcn_kernels.jit import Array, compiled, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile
 
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
     box: tuple[int, int, int, int, int]  # a `BoxSize`
     reach: Reach
     channels: int  # of a block
+    memory: tuple[int, ...]  # a thread's: numbers in its block, panel, left side and sums
     taps: int
     phases: Array
     boxes: Array
@@ -77,7 +79,8 @@ def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
     plan = _plan(g, x.itemsize)
     partial = np.empty((plan.parts, *g.w_shape), x.dtype)
-    _grad_weight.over(len(plan.tasks), partial, x, gy, g.stride, *plan[1:])
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
+    _grad_weight.over(len(plan.tasks), partial, scratch, x, gy, g.stride, *plan[1:])
     return partial[0] if plan.parts == 1 else partial.sum(axis=0)
 
 
@@ -111,12 +114,20 @@ def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
     vectors = -(-((box.images * box.rows - 1) * box.row_step + box.columns) // lanes)
     offsets = tap_offsets(taps, channels, len(phases), box, reach)
     starts = np.zeros(-(-len(offsets) // VECTORS) * VECTORS, np.int64)
+    left_rows = -(-min(K, BOX_FILTERS) // ROWS) * ROWS
     starts[: len(offsets)] = offsets if box.in_place else np.arange(len(offsets)) * vectors * lanes
     return Plan(
         parts,
         (int(box.images), int(box.rows), int(box.columns), int(box.in_place), int(box.row_step)),
         reach,
         channels,
+        whole_lines(
+            item_bytes,
+            channels * len(phases) * plane + lanes,  # the last vector may read past the end
+            0 if box.in_place else len(offsets) * vectors * lanes + lanes,
+            left_rows * vectors * lanes,
+            left_rows * -(-min(in_task, C) // channels) * len(starts),
+        ),
         len(taps),
         phases,
         boxes,
@@ -133,12 +144,14 @@ def _grad_weight(
     first: int,
     last: int,
     out: Array,
+    scratch: Array,
     x: Array,
     gy: Array,
     stride: Pair,
     box_size: tuple[int, int, int, int, int],
     reach: Reach,
     channels: int,
+    memory: tuple[int, int, int, int],
     T: int,
     phases: Array,
     boxes: Array,
@@ -149,7 +162,7 @@ def _grad_weight(
     froms: Array,
     tos: Array,
 ) -> None:
-    """Sum each part's boxes into its own weights, out[part]."""
+    """Sum each part's boxes into its own weights, out[part]; ``scratch`` has a row for each thread."""
     _, K, C_per_group, _, _ = out.shape
     C = x.shape[1]
     _, _, OH, OW = gy.shape
@@ -158,13 +171,17 @@ def _grad_weight(
     top, left, overhang_h, overhang_w = reach
     gy_flat = gy.reshape(-1)
 
-    # The right side: the block, and a panel of vectors gathered from it. The last vector may read past the end.
+    # The right side is the block, or a panel of vectors gathered from it. What a vector reads past the end meets zeros
+    # of the left side, but must be no infinity or NaN.
+    mine = scratch[get_thread_id()]
+    fill(mine, 0, len(mine), 0)
+    block, mine = mine[: memory[0]], mine[memory[0] :]
+    panel, mine = mine[: memory[1]], mine[memory[1] :]
+    all_left, all_sums = mine[: memory[2]], mine[memory[2] :]
     vectors = len(positions)
     span = vectors * lanes
     BH, BW = rows + overhang_h, columns + overhang_w
     plane = images * BH * BW
-    block = np.zeros(channels * len(phases) * plane + lanes, x.dtype)
-    panel = np.zeros(1 if in_place else channels * T * span + lanes, x.dtype)
 
     for task in tasks[first:last]:
         k_first = task.group * (K // (C // C_per_group)) + task.k0
@@ -175,8 +192,9 @@ def _grad_weight(
 
         # A chunk of channels has its own columns here, since its last tile may add a few sums without meaning.
         sums_step = (task.c1 - task.c0 + channels - 1) // channels * len(starts)
-        sums = np.zeros(filter_tiles * ROWS * sums_step, x.dtype)
-        left_side = np.zeros(filter_tiles * ROWS * span, x.dtype)
+        sums, left_side = all_sums[: filter_tiles * ROWS * sums_step], all_left[: filter_tiles * ROWS * span]
+        fill(sums, 0, len(sums), 0)
+        fill(left_side, 0, len(left_side), 0)
         for box in boxes[task.first_box : task.last_box]:
             if (box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0) != (images, rows, columns):
                 fill(left_side, 0, len(left_side), 0)

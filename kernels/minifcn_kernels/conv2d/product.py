@@ -37,7 +37,8 @@ from numba import get_num_threads, get_thread_id
 from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, interleave, prefetch, tile
+from minifcn_kernels.moves import interleave, prefetch
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
 
 # Along an index, numbers lie ``step`` apart, but after every ``length`` of them the next is ``jump`` from the first.
 Axis: TypeAlias = tuple[int, int, int]
@@ -146,12 +147,15 @@ def multiply(
     partial = out if parts == 1 else np.empty((parts, *out.shape), out.dtype)
     width = VECTORS * VECTOR_BYTES // out.itemsize
     memory = TILES * (LOT_ROWS + DEPTH + 1) * width + DEPTH * (LEFT_ROWS + LINE_BYTES // out.itemsize) + width
-    (scratch,) = scratch_memory((get_num_threads(), memory * out.itemsize // 4))
+    (scratch,) = scratch_memory(out.dtype, (get_num_threads(), memory))
+    pieces = max(TILES * width, LEFT_ROWS)  # of a panel's row: each has a number at least
+    (scratch_places,) = scratch_memory(np.int64, (get_num_threads(), 3 * DEPTH + TILES * (VECTORS + 1) + 2 * pieces))
     sides = left.reshape(-1), right.reshape(-1)
     _multiply.over(
         len(tasks),
         partial.reshape(-1),
-        scratch.view(out.dtype),
+        scratch,
+        scratch_places,
         *sides,
         starts,
         *itertools.chain(*lie),
@@ -224,6 +228,7 @@ def _multiply(
     last: int,
     out: Array,
     scratch: Array,
+    scratch_places: Array,
     left: Array,
     right: Array,
     bias: Array,
@@ -239,9 +244,13 @@ def _multiply(
     part_step: int,
     tasks: Array,
 ) -> None:
-    """Sum every part into its own place in ``out``; ``scratch`` has a row for each thread."""
+    """Sum every part into its own place in ``out``; ``scratch`` and ``scratch_places`` have a row for each thread."""
     width = VECTORS * VECTOR_BYTES // out.itemsize
     M = out_rows[0]
+    places = scratch_places[get_thread_id()]
+    left_offset, right_offset, places = places[:DEPTH], places[DEPTH : 2 * DEPTH], places[2 * DEPTH :]
+    starts, places = places[: TILES * VECTORS], places[TILES * VECTORS :]
+    column_place, places = places[:TILES], places[TILES:]
     for task in tasks[first:last]:
         memory, group = scratch[get_thread_id()], task.group
         out_first = task.part * part_step + group * out_group
@@ -255,10 +264,8 @@ def _multiply(
         left_step, right_tile = LEFT_ROWS + LINE_BYTES // out.itemsize, (depth + 1) * width
         sums, memory = memory[: LOT_ROWS * TILES * width], memory[LOT_ROWS * TILES * width :]
         right_panel, left_panel = memory[: TILES * right_tile], memory[TILES * right_tile :]
-        left_offset, right_offset = np.empty(depth, np.int64), np.empty(depth, np.int64)
         for d in range(depth):
             left_offset[d], right_offset[d] = d * left_step, d * width
-        starts = np.empty(TILES * VECTORS, np.int64)
         for v in range(len(starts)):
             starts[v] = v // VECTORS * right_tile + v % VECTORS * (width // VECTORS)
 
@@ -268,7 +275,6 @@ def _multiply(
         whole = M - M % ROWS
         early = ROWS - M % ROWS if in_place else 0
 
-        column_place = np.empty(TILES, np.int64)
         for n0 in range(task.n0, task.n1, TILES * width):
             n1 = min(n0 + TILES * width, task.n1)
             tiles = (n1 - n0 + width - 1) // width
@@ -291,7 +297,7 @@ def _multiply(
                             if side == 1:
                                 panel, row_step, tile_step = left_panel, left_step, left_step
                                 source, begin, across, i0, i1, along = left, left_first, left_rows, l0, l1, left_columns
-                            _pack(panel, row_step, tile_step, source, begin, across, i0, i1, along, d0, d1)
+                            _pack(panel, row_step, tile_step, source, begin, across, i0, i1, along, d0, d1, places)
                         for m in range(l0, l1, ROWS):
                             row = m if m < whole else m - early
                             place = row * left_row if in_place else m - l0
@@ -339,20 +345,22 @@ def _pack(
     along: Axis,
     d0: int,
     d1: int,
+    places: Array,
 ) -> None:
     """Copy a side to its panel, for n0 ≤ n < n1 and d0 ≤ d < d1::
 
     panel[(n - n0) // width · tile_step + (d - d0) · width + (n - n0) % width]
         = source[first + (place of n across) + (place of d along)]
+
+    ``places`` is memory for that many of both.
     """
     lanes = VECTOR_BYTES // panel.itemsize
     if across[1] == 1:
-        offsets = np.empty(d1 - d0, np.int64)
+        offsets, places = places[: d1 - d0], places[d1 - d0 :]
         for d in range(d0, d1):
             offsets[d - d0] = first + _place(d, along)
         # Pieces of neighbours, each within one tile: see `gather`.
-        froms = np.empty((n1 - n0) // lanes + 2 * ((n1 - n0) // min(across[0], width) + 2), np.int64)
-        tos = np.empty(len(froms), np.int64)
+        froms, tos = places[: len(places) // 2], places[len(places) // 2 :]
         pieces, n = 0, n0
         while n < n1:
             column = (n - n0) % width

@@ -17,17 +17,18 @@ convolution itself is the adjoint: products on long rows, of which every f neigh
 Where f does not divide S, weights of zero fill up the last period. (Zero times infinity is NaN: an infinity may show up
 as NaN also beside the last tap that it really meets.)
 
-A task makes BAND rows of the small map, or the rows of the large one above them. Its scratch memory is, in numbers:
+A task makes BAND rows of the small map, or the rows of the large one above them. A thread's memory is, in numbers:
 back, BAND + ⌈R/f⌉ stretched rows and ⌈R/f⌉·⌈S/f⌉ periodic ones; forward, R·⌈S/f⌉ periodic rows and one of products;
 rows are as long as the large map is wide.
 """
 
 import numpy as np
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import fill
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.depthwise import ceil_div
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
 
 # Rows of the small map to a task: enough that making the periodic rows does not count, and that there are many tasks.
@@ -39,7 +40,9 @@ def conv2d_stretched(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
     bias = np.zeros(g.K, x.dtype) if b is None else b
     y = np.empty(g.y_shape, x.dtype)
     tasks = g.N * g.K * -(-g.OH // BAND)
-    _collect.over(tasks, y, x, w.reshape(g.K, g.R, g.S), bias, g.stride, g.padding, g.dilation[0])
+    length, shifts = g.OW * g.stride[1], -(-g.S // g.stride[1])
+    memory = _memory(x, (g.R * shifts * length, length), g.R)
+    _collect.over(tasks, y, *memory, x, w.reshape(g.K, g.R, g.S), bias, g.stride, g.padding, g.dilation[0])
     return y
 
 
@@ -48,12 +51,36 @@ def conv2d_grad_input_stretched(gy: Array, w: Array, g: ConvGeometry) -> Array:
     gx = np.empty(g.x_shape, gy.dtype)
     top, bottom = g.padding[0] // g.stride[0], -(-(g.padding[0] + g.H) // g.stride[0])
     tasks = g.N * g.C * -(-(bottom - top) // BAND)
-    _spread.over(tasks, gx, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
+    reach, shifts = g.dilation[0] * (g.R - 1) // g.stride[0], -(-g.S // g.stride[1])
+    longest = shifts * g.stride[1] + max(g.OW * g.stride[1], g.W + g.padding[1])  # of a row, whatever its kind
+    memory = _memory(gy, ((BAND + reach) * longest, (reach + 1) * shifts * longest), (reach + 1) * (shifts + 1))
+    _spread.over(tasks, gx, *memory, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
     return gx
 
 
+def _memory(like: Array, rows: tuple[int, int], places: int) -> tuple[Array, Array, Array]:
+    """Return memory for each thread: two of numbers like those, and one for pairs of places."""
+    threads = get_num_threads()
+    one, two = whole_lines(like.itemsize, *rows)
+    first, second = scratch_memory(like.dtype, (threads, one), (threads, two))
+    (pairs,) = scratch_memory(np.int64, (threads, 2, places))
+    return first, second, pairs
+
+
 @compiled
-def _spread(first: int, last: int, out: Array, gy: Array, w: Array, stride: Pair, padding: Pair, dilation: int) -> None:
+def _spread(
+    first: int,
+    last: int,
+    out: Array,
+    scratch_stretched: Array,
+    scratch_periodic: Array,
+    scratch_places: Array,
+    gy: Array,
+    w: Array,
+    stride: Pair,
+    padding: Pair,
+    dilation: int,
+) -> None:
     """Write the input's gradient, whose rows h = q·stride + p − padding meet rows q − shift of gy, phase by phase."""
     N, C, H, W = out.shape
     OH, OW = gy.shape[2:]
@@ -66,15 +93,16 @@ def _spread(first: int, last: int, out: Array, gy: Array, w: Array, stride: Pair
     top, bottom = pad_h // step_h, ceil_div(pad_h + H, step_h)  # of q
     bands = ceil_div(bottom - top, BAND)
     gy_flat, out_flat = gy.reshape(-1), out.reshape(-1)
+    thread = get_thread_id()
+    stretched, periodic = scratch_stretched[thread], scratch_periodic[thread]
+    lefts, rights = scratch_places[thread, 0], scratch_places[thread, 1]
+    shift = lefts[(reach + 1) * shifts :]
     for task in range(first, last):
         plane, q0 = task // bands, top + task % bands * BAND
         q1 = min(q0 + BAND, bottom)
-        stretched = np.zeros((BAND + reach) * length, gy.dtype)
+        fill(stretched, 0, (BAND + reach) * length, 0)
         for i in range(max(0, q0 - reach), min(OH, q1)):
             stretch(stretched, (i - q0 + reach) * length + margin, gy_flat, (plane * OH + i) * OW, OW, step_w)
-        periodic = np.empty((reach + 1) * shifts * period_row, gy.dtype)
-        shift = np.empty(reach + 1, np.int64)
-        lefts, rights = np.empty((reach + 1) * shifts, np.int64), np.empty((reach + 1) * shifts, np.int64)
         for p in range(step_h):
             met = 0  # rows of the filter
             for r in range(R):
@@ -100,7 +128,18 @@ def _spread(first: int, last: int, out: Array, gy: Array, w: Array, stride: Pair
 
 @compiled
 def _collect(
-    first: int, last: int, out: Array, x: Array, w: Array, b: Array, stride: Pair, padding: Pair, dilation: int
+    first: int,
+    last: int,
+    out: Array,
+    scratch_periodic: Array,
+    scratch_products: Array,
+    scratch_places: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    stride: Pair,
+    padding: Pair,
+    dilation: int,
 ) -> None:
     """Write the convolution, row by row."""
     N, C, OH, OW = out.shape
@@ -110,13 +149,13 @@ def _collect(
     shifts, length = ceil_div(S, step_w), OW * step_w
     bands = ceil_div(OH, BAND)
     x_flat, out_flat = x.reshape(-1), out.reshape(-1)
+    thread = get_thread_id()
+    periodic, products = scratch_periodic[thread], scratch_products[thread]
+    lefts, rights = scratch_places[thread, 0], scratch_places[thread, 1]
     for task in range(first, last):
         plane, i0 = task // bands, task % bands * BAND
-        periodic = np.empty(R * shifts * length, x.dtype)
         for r in range(R):
             repeat(periodic, r * shifts * length, length, w[plane % C, r], step_w)
-        products = np.empty(length, x.dtype)
-        lefts, rights = np.empty(R, np.int64), np.empty(R, np.int64)
         for i in range(i0, min(i0 + BAND, OH)):
             fill(products, 0, length, 0)
             for a in range(shifts):

@@ -47,7 +47,14 @@ from numba import get_num_threads, get_thread_id
 from minifcn_kernels.conv2d.block import copy_strided
 from minifcn_kernels.conv2d.contract import ConvGeometry, backwards
 from minifcn_kernels.conv2d.vectors import LANES, collect
-from minifcn_kernels.conv2d.winograd_filters import FILTERS, U_BLOCK, U_STEP, transform_block, transform_filters
+from minifcn_kernels.conv2d.winograd_filters import (
+    FILTERS,
+    U_BLOCK,
+    U_STEP,
+    filter_desk,
+    transform_block,
+    transform_filters,
+)
 from minifcn_kernels.conv2d.winograd_tiles import (
     CHANNELS,
     PLANE,
@@ -64,13 +71,15 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     output_rows,
     panels_in,
     panels_of,
+    scratch_rows,
     tile_rows,
     transform_data,
     turned_of,
 )
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TILE, points_to_outputs
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
-from minifcn_kernels.tile import ROWS, VECTORS, interleave, move_vector, tile
+from minifcn_kernels.moves import interleave, move_vector
+from minifcn_kernels.tile import ROWS, VECTORS, tile
 
 LOTS = 144 // FILTERS  # whose sums are made together
 M_STEP = LOTS * FILTERS * WIDTH + SKEW
@@ -80,6 +89,9 @@ M_BLOCK = POSITIONS // WIDTH * M_PANEL
 N_STEP = WIDTH * FILTERS + SKEW
 N_LOT = POINTS * N_STEP
 N_BLOCK = LOTS * N_LOT
+# Where the tile finds its channels, and the vectors of a panel or of a lot of filters.
+U_OFFSETS, V_OFFSETS = np.arange(CHANNELS) * FILTERS, np.arange(CHANNELS) * WIDTH
+STARTS = np.arange(VECTORS) * LANES
 BIAS_POINT = REACH + 1  # the point (1, 1)
 # Numbers that a second-level cache of 512 KB can keep, and leave room for the filters that pass by.
 CACHE = 112 * 1024
@@ -116,14 +128,19 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
     if len(boxes) <= FEW_BOXES or blocks * U_BLOCK > MOST_PREPARED:
         blocks = 0
     U = np.empty((blocks, U_BLOCK), x.dtype)
+    threads, desk = get_num_threads(), filter_desk(w)
     if blocks:
-        transform_filters.over(blocks, U, w, grid, origins, g.groups, transposed)
+        (desks,) = scratch_memory(np.float32, (threads, desk))
+        transform_filters.over(blocks, U, desks, w, grid, origins, g.groups, transposed)
     y = np.empty(g.y_shape, x.dtype)
-    b = np.concatenate([b, np.zeros(ROWS, b.dtype)])  # the last tile may have rows beyond the last filter
-    threads = get_num_threads()
+    # What sums at a point begin with: zeros; or a filter's bias, of which the last tile may want some too many.
+    starts = np.concatenate([np.zeros(FILTERS, b.dtype), b, np.zeros(ROWS, b.dtype)])
     V = v_lots * int(panels_in(boxes).max(initial=0)) * V_PANEL
-    (scratch,) = scratch_memory((threads, WORKSPACE + U_BLOCK + N_BLOCK + M_BLOCK + V))
-    _winograd.over(len(tasks), y, scratch, x, w, U, b, grid, origins, g.groups, transposed, boxes, tasks)
+    (scratch,) = scratch_memory(np.float32, (threads, WORKSPACE + desk + U_BLOCK + N_BLOCK + M_BLOCK + V))
+    rows = scratch_rows(threads, boxes, origins)
+    _winograd.over(
+        len(tasks), y, scratch, *rows, x, w, U, starts, desk, grid, origins, g.groups, transposed, boxes, tasks
+    )
     return y
 
 
@@ -153,10 +170,13 @@ def _winograd(
     last: int,
     out: Array,
     scratch: Array,
+    scratch_inputs: Array,
+    scratch_outputs: Array,
     x: Array,
     w: Array,
     prepared: Array,
-    b: Array,
+    begins: Array,
+    desk_size: int,
     grid: Array,
     origins: Array,
     groups: int,
@@ -166,22 +186,20 @@ def _winograd(
 ) -> None:
     """Convolve ``x`` with ``w``, whose transforms are ``prepared`` (or that is empty), into ``out``.
 
-    ``scratch`` has a row for each thread.
+    Scratch memory is for each thread. ``begins`` is what sums begin with: zeros for a lot of
+    filters, then the bias of each.
     """
-    memory = scratch[get_thread_id()]
+    thread = get_thread_id()
+    memory = scratch[thread]
     K, C = out.shape[1] // groups, x.shape[1] // groups
     depth = C * len(origins)
     lots, v_lots = (K + FILTERS - 1) // FILTERS, (depth + CHANNELS - 1) // CHANNELS
     workspace, memory = memory[:WORKSPACE], memory[WORKSPACE:]
+    desk, memory = memory[:desk_size], memory[desk_size:]
     U_here, memory = memory[:U_BLOCK], memory[U_BLOCK:]
     N, memory = memory[:N_BLOCK], memory[N_BLOCK:]
     M, V = memory[:M_BLOCK], memory[M_BLOCK:]
     v_block = len(V) // v_lots  # as many panels as the largest box has
-
-    # Where the tile finds its channels and the vectors of a panel, or of a lot of filters.
-    channel = np.arange(CHANNELS)
-    u_offsets, v_offsets, starts = channel * FILTERS, channel * WIDTH, np.arange(VECTORS) * LANES
-    zeros = np.zeros(FILTERS, out.dtype)
 
     for t in range(first, last):
         task = tasks[t]
@@ -193,8 +211,10 @@ def _winograd(
             rows, columns = turned_of(box)
             products = rows * ((columns + ROWS - 1) // ROWS * ROWS) * lots * FILTERS
             turned = len(prepared) == 0 and panels == 1 and products < WIDTH * K
-            y_rows = output_rows(out, grid[0], box)
-            x_rows = input_rows(x, origins, grid[0], box)
+            x_rows = scratch_inputs[thread, :, : (box.r1 - box.r0) * REACH]
+            y_rows = scratch_outputs[thread, : (box.r1 - box.r0) * TILE]
+            input_rows(x_rows, x, origins, grid[0], box)
+            output_rows(y_rows, out, grid[0], box)
             for v in range(depth if fresh else 0):
                 x_first = (task.group * C + v // len(origins)) * x.shape[2] * x.shape[3]
                 v_first = v // CHANNELS * v_block + v % CHANNELS * WIDTH
@@ -215,7 +235,7 @@ def _winograd(
                         lot, point = first_lot + rest // POINTS, rest % POINTS
                         U = U_here
                         if point == 0:
-                            transform_block(U, w, grid[0], origins, groups, transposed, task.group, lot, v_lot)
+                            transform_block(U, desk, w, grid[0], origins, groups, transposed, task.group, lot, v_lot)
                     v_first, u_first = v_lot * v_block + point * V_STEP, point * U_STEP
                     channels, filters = min(CHANNELS, depth - v_lot * CHANNELS), min(FILTERS, K - lot * FILTERS)
                     # Arguments one by one, here and for the tile: of arrays in a tuple Numba counts references.
@@ -223,24 +243,23 @@ def _winograd(
                         to = (lot - first_lot) * N_LOT + point * N_STEP
                         _multiply_turned(
                             N, to,
-                            V, v_first, v_offsets,
-                            U, u_first, u_offsets, starts,
+                            V, v_first,
+                            U, u_first,
                             channels, filters, box,
-                            v_lot == 0, zeros,
+                            v_lot == 0, begins,
                         )  # fmt: skip
                     else:
                         row = (lot - first_lot) * FILTERS
-                        to, begin = point * M_STEP + row * WIDTH, k_first + row if point == BIAS_POINT else 0
-                        start = b if point == BIAS_POINT else zeros
+                        to, begin = point * M_STEP + row * WIDTH, FILTERS + k_first + row if point == BIAS_POINT else 0
                         _multiply(
                             M, to,
-                            U, u_first, u_offsets,
-                            V, v_first, v_offsets, starts,
+                            U, u_first,
+                            V, v_first,
                             channels, filters, panels,
-                            v_lot == 0, start, begin,
+                            v_lot == 0, begins, begin,
                         )  # fmt: skip
                 if turned:
-                    _turn(M, N, b, k_first, lots_here)
+                    _turn(M, N, begins, FILTERS + k_first, lots_here)
                 for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
                     to = (k_first + k) * out.shape[2] * out.shape[3]
                     _transform_back(out, to, y_rows, M, k * WIDTH, grid[0].every_w, box, workspace)
@@ -252,27 +271,24 @@ def _multiply(
     to: int,
     U: Array,
     u_first: int,
-    u_offsets: Array,
     V: Array,
     v_first: int,
-    v_offsets: Array,
-    starts: Array,
     channels: int,
     filters: int,
     panels: int,
     fresh: bool,
-    start: Array,
-    start_first: int,
+    begins: Array,
+    begin: int,
 ) -> None:
     """M[filter, tile] += U V at one point, for a lot of filters and a lot of virtual channels.
 
-    If ``fresh``, the sums begin with those numbers of ``start``.
+    If ``fresh``, the sums of a filter begin with its number of ``begins``, from ``begin`` on.
     """
     for panel in range(panels):
         v = V[v_first + panel * V_PANEL :]
         for m in range(0, filters, ROWS):
-            u, m_first, begin = u_first + m, to + panel * M_PANEL + m * WIDTH, start_first + m
-            tile(channels, U, u, 1, u_offsets, v, starts, 0, v_offsets, M, m_first, WIDTH, fresh, start, begin)
+            u, m_first = u_first + m, to + panel * M_PANEL + m * WIDTH
+            tile(channels, U, u, 1, U_OFFSETS, v, STARTS, 0, V_OFFSETS, M, m_first, WIDTH, fresh, begins, begin + m)
 
 
 @inlined
@@ -281,16 +297,13 @@ def _multiply_turned(
     to: int,
     V: Array,
     v_first: int,
-    v_offsets: Array,
     U: Array,
     u_first: int,
-    u_offsets: Array,
-    starts: Array,
     channels: int,
     filters: int,
     box: Any,
     fresh: bool,
-    zeros: Array,
+    begins: Array,
 ) -> None:
     """N[tile, filter] += V U: `_multiply` with the operands exchanged, for a box of one panel."""
     rows, columns = turned_of(box)
@@ -300,12 +313,12 @@ def _multiply_turned(
             for q in range(0, columns, ROWS):
                 p = min(row * (columns + 1) + q, WIDTH - ROWS)
                 v, n_first = v_first + p, to + p * FILTERS + n
-                tile(channels, V, v, 1, v_offsets, u, starts, 0, u_offsets, N, n_first, FILTERS, fresh, zeros, 0)
+                tile(channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n_first, FILTERS, fresh, begins, 0)
 
 
 @inlined
-def _turn(M: Array, N: Array, b: Array, k: int, lots: int) -> None:
-    """M[point, filter, tile] = N[point, tile, filter] for some lots, plus the bias of the filters from ``k`` on."""
+def _turn(M: Array, N: Array, begins: Array, begin: int, lots: int) -> None:
+    """M[point, filter, tile] = N[point, tile, filter] for some lots, plus the bias: ``begins`` from ``begin`` on."""
     for step in range(lots * POINTS):
         lot, point = step // POINTS, step % POINTS
         to, first = point * M_STEP + lot * FILTERS * WIDTH, lot * N_LOT + point * N_STEP
@@ -313,9 +326,9 @@ def _turn(M: Array, N: Array, b: Array, k: int, lots: int) -> None:
             for f in range(0, FILTERS, LANES):
                 interleave(M, to + f * WIDTH + p, WIDTH, N, first + p * FILTERS + f, FILTERS, ROWS)
         if point == BIAS_POINT:
-            for f in range(min(FILTERS, len(b) - k - lot * FILTERS)):
+            for f in range(min(FILTERS, len(begins) - begin - lot * FILTERS)):
                 for p in range(WIDTH):
-                    M[to + f * WIDTH + p] += b[k + lot * FILTERS + f]
+                    M[to + f * WIDTH + p] += begins[begin + lot * FILTERS + f]
 
 
 @inlined

@@ -7,14 +7,14 @@ some channels, a *block*, lies together. So it can be made just before it is use
 
 from typing import Any
 
-import numpy as np
+from numba import get_thread_id
 
 from minifcn_kernels.conv2d.block import fill
 from minifcn_kernels.conv2d.vectors import LANES, QUAD, deal
 from minifcn_kernels.conv2d.winograd_tiles import CHANNELS, SKEW, WIDTH
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, taps_to_points
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.tile import move_vector, prefetch
+from minifcn_kernels.moves import move_vector, prefetch
 
 # Filters in a lot, a multiple of the register tile's width: 24, or 48 with AVX-512. Their transforms for `CHANNELS`
 # virtual channels make a block: 223 KB with AVX2.
@@ -29,22 +29,47 @@ TOGETHER = 96
 CACHE_LINE = 16
 
 
+def filter_desk(w: Array) -> int:
+    """Return how many numbers `transform_block` has to have for its work: taps side by side, and taps at points."""
+    taps = max(TOGETHER, w.shape[2] * w.shape[3]) + QUAD + TAPS * TAPS
+    return (taps + TAPS * REACH) * FILTERS
+
+
 @compiled
 def transform_filters(
-    first: int, last: int, out: Array, w: Array, grid: Array, origins: Array, groups: int, transposed: bool
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    w: Array,
+    grid: Array,
+    origins: Array,
+    groups: int,
+    transposed: bool,
 ) -> None:
     """out[block] = `transform_block` of every block: of every group, lot of filters, and lot of channels."""
+    desk = scratch[get_thread_id()]
     blocks_per_group = len(out) // groups
     depth = len(origins) * (w.shape[0] // groups if transposed else w.shape[1])
     v_lots = (depth + CHANNELS - 1) // CHANNELS
     for block in range(first, last):
         group, rest = block // blocks_per_group, block % blocks_per_group
-        transform_block(out[block], w, grid[0], origins, groups, transposed, group, rest // v_lots, rest % v_lots)
+        lots = rest // v_lots, rest % v_lots
+        transform_block(out[block], desk, w, grid[0], origins, groups, transposed, group, lots[0], lots[1])
 
 
 @inlined
 def transform_block(
-    U: Array, w: Array, grid: Any, origins: Array, groups: int, transposed: bool, group: int, lot: int, v_lot: int
+    U: Array,
+    desk: Array,
+    w: Array,
+    grid: Any,
+    origins: Array,
+    groups: int,
+    transposed: bool,
+    group: int,
+    lot: int,
+    v_lot: int,
 ) -> None:
     """G W Gᵀ of a lot of filters for a lot of virtual channels: U[point·U_STEP + channel·FILTERS + filter]."""
     K, C, R, S = w.shape
@@ -55,8 +80,7 @@ def transform_block(
     f0, v0 = lot * FILTERS, v_lot * CHANNELS
     count, v1 = min(FILTERS, filters - f0), min(channels * len(origins), v0 + CHANNELS)
 
-    taps = np.empty((max(TOGETHER, R * S) + QUAD + TAPS * TAPS) * FILTERS, w.dtype)
-    points = np.empty(TAPS * REACH * FILTERS, w.dtype)
+    points, taps = desk[: TAPS * REACH * FILTERS], desk[TAPS * REACH * FILTERS :]
     three = len(points) // (REACH * FILTERS)  # see `transform_data`
     nine_first = len(taps) - TAPS * TAPS * FILTERS
     c0 = c1 = 0

@@ -45,6 +45,7 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     input_rows,
     lay_out,
     output_rows,
+    scratch_rows,
     tile_rows,
     transform_data,
 )
@@ -67,6 +68,8 @@ DESK = max(WORKSPACE, LANES * ROW + TILE * TILE * Z_STEP + TILE * REACH * LANES)
 BLOCK_CHANNELS, BLOCK_VECTORS = 64, 2 * VECTORS
 S_BLOCK = POINTS * (BLOCK_CHANNELS * BLOCK_VECTORS * LANES + SKEW)
 FEW_BLOCKS = 8
+# Where the tile finds its tiles and the vectors of filters in Z, and what its sums begin with.
+Z_OFFSETS, STARTS, ZEROS = np.arange(POSITIONS) * LANES, np.arange(VECTORS) * Z_BLOCK, np.zeros(ROWS, np.float32)
 
 BLOCK = np.dtype([(name, np.int64) for name in ("v0", "v1", "k0", "k1")])  # virtual channels, and vectors of filters
 
@@ -85,17 +88,19 @@ def conv2d_grad_weight_winograd(x: Array, gy: Array, g: ConvGeometry) -> Array:
     threads = get_num_threads()
     kept = len(blocks) if together < len(boxes) else 0
     desks, sums, V, Z, totals = scratch_memory(
-        (threads, DESK), (threads, S_BLOCK), (together, v_step), (together, z_step), (kept, S_BLOCK)
+        np.float32, (threads, DESK), (threads, S_BLOCK), (together, v_step), (together, z_step), (kept, S_BLOCK)
     )
     gw = np.empty(g.w_shape, x.dtype)
+    rows = scratch_rows(threads, boxes, origins)
     pieces = -(-C // SHARE) + -(-K // LANES)
     for group in range(g.groups):
         for box0 in range(0, len(boxes), together):
             batch = boxes[box0 : box0 + together]
             where = grid, origins, g.groups, group, batch
-            _transform.over(len(batch) * pieces, V, Z, desks, x, gy, *where)
+            _transform.over(len(batch) * pieces, V, Z, desks, *rows, x, gy, *where)
             begins, ends = box0 == 0, box0 + together >= len(boxes)
-            _add_up.over(len(blocks), gw, totals, sums, V, Z, *where, blocks, begins, ends)
+            tiles, offsets = _tiles_of(batch)
+            _add_up.over(len(blocks), gw, totals, sums, desks, V, Z, *where, blocks, tiles, offsets, begins, ends)
     return gw
 
 
@@ -113,6 +118,14 @@ def _cut(depth: int, vectors: int) -> Array:
     return np.array(blocks, BLOCK)
 
 
+def _tiles_of(boxes: Array) -> tuple[Array, Array]:
+    """Return how many tiles there are in each box, and where each of them lies in the transforms of a channel."""
+    columns = boxes["q1"] - boxes["q0"]
+    tile = np.arange(POSITIONS)
+    position = tile + tile // columns[:, None]  # behind each row, one is empty
+    return (boxes["r1"] - boxes["r0"]) * columns, position // WIDTH * V_PANEL + position % WIDTH
+
+
 @compiled
 def _transform(
     first: int,
@@ -120,6 +133,8 @@ def _transform(
     out_V: Array,
     out_Z: Array,
     scratch: Array,
+    scratch_inputs: Array,
+    scratch_outputs: Array,
     x: Array,
     gy: Array,
     grid: Array,
@@ -132,11 +147,13 @@ def _transform(
     K, C = gy.shape[1] // groups, x.shape[1] // groups
     depth = C * len(origins)
     shares, vectors = (C + SHARE - 1) // SHARE, (K + LANES - 1) // LANES
-    desk = scratch[get_thread_id()]
+    thread = get_thread_id()
+    desk = scratch[thread]
     for unit in range(first, last):
         box, piece = unit // (shares + vectors), unit % (shares + vectors)
         if piece < shares:
-            x_rows = input_rows(x, origins, grid[0], boxes[box])
+            x_rows = scratch_inputs[thread, :, : (boxes[box].r1 - boxes[box].r0) * REACH]
+            input_rows(x_rows, x, origins, grid[0], boxes[box])
             for v in range(piece * SHARE * len(origins), min(depth, (piece + 1) * SHARE * len(origins))):
                 x_first = (group * C + v // len(origins)) * x.shape[2] * x.shape[3]
                 v_first, rows = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH, x_rows[v % len(origins)]
@@ -144,7 +161,9 @@ def _transform(
         else:
             k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
             z = out_Z[box, (piece - shares) * Z_BLOCK :]
-            _transform_gradient(z, gy, group * K + k0, k1 - k0, grid[0], boxes[box], desk)
+            gy_rows = scratch_outputs[thread, : (boxes[box].r1 - boxes[box].r0) * TILE]
+            output_rows(gy_rows, gy, grid[0], boxes[box])
+            _transform_gradient(z, gy_rows, gy, group * K + k0, k1 - k0, grid[0], boxes[box], desk)
 
 
 @compiled
@@ -154,6 +173,7 @@ def _add_up(
     out: Array,
     out_totals: Array,
     scratch: Array,
+    scratch_desks: Array,
     V: Array,
     Z: Array,
     grid: Array,
@@ -162,24 +182,27 @@ def _add_up(
     group: int,
     boxes: Array,
     blocks: Array,
+    tiles: Array,
+    offsets: Array,
     begins: bool,
     ends: bool,
 ) -> None:
     """Sum over some boxes, block by block, and add the sums to those of boxes before them.
 
-    ``begins`` and ``ends`` say whether these are the first boxes, and the last.
+    ``tiles`` and ``offsets`` are `_tiles_of` these boxes. ``begins`` and ``ends`` say whether they are the first boxes,
+    and the last.
     """
-    s = scratch[get_thread_id()]
+    s, taps = scratch[get_thread_id()], scratch_desks[get_thread_id()][: TAPS * REACH * LANES]
     for unit in range(first, last):
         block = blocks[unit]
         s_row, s_step = _steps(block)
-        _multiply(s, s_row, s_step, V, Z, block, boxes)
+        _multiply(s, s_row, s_step, V, Z, block, tiles, offsets)
         if not begins:
             total = out_totals[unit]
             for i in range(POINTS * s_step):
                 s[i] += total[i]
         if ends:
-            _transform_back(out, s, s_row, s_step, group, out.shape[0] // groups, block, grid[0], origins)
+            _transform_back(out, taps, s, s_row, s_step, group, out.shape[0] // groups, block, grid[0], origins)
         else:
             total = out_totals[unit]
             for i in range(POINTS * s_step):
@@ -194,7 +217,9 @@ def _steps(block: Any) -> Pair:
 
 
 @inlined
-def _transform_gradient(Z: Array, gy: Array, k: int, filters: int, grid: Any, box: Any, desk: Array) -> None:
+def _transform_gradient(
+    Z: Array, gy_rows: Array, gy: Array, k: int, filters: int, grid: Any, box: Any, desk: Array
+) -> None:
     """A GY Aᵀ of all tiles of a box, for the filters in the lanes of a vector: Z[point·Z_STEP + tile·LANES + lane].
 
     Outputs beyond the map's edge are zero. Lanes without a filter hold numbers without meaning.
@@ -203,7 +228,6 @@ def _transform_gradient(Z: Array, gy: Array, k: int, filters: int, grid: Any, bo
     columns, plane = box.q1 - box.q0, gy.shape[2] * gy.shape[3]
     rows, desk = desk[: LANES * ROW], desk[LANES * ROW :]
     tiles, points = desk[: TILE * TILE * Z_STEP], desk[TILE * TILE * Z_STEP :]
-    gy_rows = output_rows(gy, grid, box)
     four = len(gy_rows) // (box.r1 - box.r0)  # see `transform_data`
     for r in range(box.r1 - box.r0):
         for i in range(four):
@@ -226,41 +250,32 @@ def _transform_gradient(Z: Array, gy: Array, k: int, filters: int, grid: Any, bo
 
 
 @inlined
-def _multiply(s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any, boxes: Array) -> None:
+def _multiply(
+    s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any, tiles: Array, all_offsets: Array
+) -> None:
     """s[v, k] = Σ_tiles V[v, tile] · Z[k, tile] for a block at all points, over the tiles of some boxes.
 
     These boxes are summed for themselves before they are added to those before them: a sum of sums collects fewer
     roundings than one long sum.
     """
-    tiles = np.empty(len(boxes), np.int64)
-    v_offsets = np.empty((len(boxes), POSITIONS), np.int64)
-    for box in range(len(boxes)):
-        columns = boxes[box].q1 - boxes[box].q0
-        tiles[box] = (boxes[box].r1 - boxes[box].r0) * columns
-        for d in range(tiles[box]):
-            position = d + d // columns  # behind each row, one is empty
-            v_offsets[box, d] = position // WIDTH * V_PANEL + position % WIDTH
-    z_offsets, starts = np.arange(POSITIONS) * LANES, np.arange(VECTORS) * Z_BLOCK
-    zeros = np.zeros(ROWS, s.dtype)
     for point in range(POINTS):
-        for box in range(len(boxes)):
-            v, offsets = V[box], v_offsets[box]
+        for box in range(len(tiles)):
+            v, offsets = V[box], all_offsets[box]
             for k in range(block.k0, block.k1, VECTORS):
                 z = Z[box, k * Z_BLOCK + point * Z_STEP :]
                 for c in range(block.v0, block.v1, ROWS):
                     v_first = c // CHANNELS * V_BLOCK + point * V_STEP + c % CHANNELS * WIDTH
                     to, fresh = point * s_step + (c - block.v0) * s_row + (k - block.k0) * LANES, box == 0
-                    tile(tiles[box], v, v_first, WIDTH, offsets, z, starts, 0, z_offsets, s, to, s_row, fresh, zeros, 0)
+                    tile(tiles[box], v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, fresh, ZEROS, 0)
 
 
 @inlined
 def _transform_back(
-    gw: Array, s: Array, s_row: int, s_step: int, group: int, K: int, block: Any, grid: Any, origins: Array
+    gw: Array, taps: Array, s: Array, s_row: int, s_step: int, group: int, K: int, block: Any, grid: Any, origins: Array
 ) -> None:
     """gw = Gᵀ S G for a block; each of the nine goes to its tap, if the filter has it."""
     _, C, R, S = gw.shape
     gw_flat = gw.reshape(-1)
-    taps = np.empty(TAPS * REACH * LANES, gw.dtype)
     three = len(taps) // (REACH * LANES)  # see `transform_data`
     for k in range(block.k0, min(block.k1, (K + LANES - 1) // LANES)):
         for v in range(block.v0, block.v1):

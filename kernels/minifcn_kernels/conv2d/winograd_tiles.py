@@ -42,10 +42,11 @@ from typing import Any
 
 import numpy as np
 
+from minifcn_kernels.conv2d.block import copy_every
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, data_to_points, row_to_points
-from minifcn_kernels.jit import Array, inlined
+from minifcn_kernels.jit import Array, inlined, scratch_memory
 from minifcn_kernels.spatial import Pair, valid_outputs
 from minifcn_kernels.tile import ROWS, VECTORS
 
@@ -169,6 +170,12 @@ def turned_in(box: Any) -> Any:
 turned_of = inlined(turned_in)
 
 
+def scratch_rows(threads: int, boxes: Array, origins: Array) -> list[Array]:
+    """Return memory for `input_rows` and `output_rows`, for each thread."""
+    rows = int((boxes["r1"] - boxes["r0"]).max(initial=0))
+    return scratch_memory(np.int64, (threads, len(origins), rows * REACH, 3), (threads, rows * TILE, 2))
+
+
 @inlined
 def first_output(r: int, grid: Any) -> tuple[int, int, int]:
     """Return the image of tile row r, and the first output, row and column, of its first tile."""
@@ -179,15 +186,14 @@ def first_output(r: int, grid: Any) -> tuple[int, int, int]:
 
 
 @inlined
-def input_rows(x: Array, origins: Array, grid: Any, box: Any) -> Array:
-    """Return what a box meets from each origin on, in the first channel of ``x``: six rows for every row of tiles.
+def input_rows(rows: Array, x: Array, origins: Array, grid: Any, box: Any) -> None:
+    """Write down what a box meets from each origin on, in the first channel of ``x``: six rows for every row of tiles.
 
     Of each the place of its first number in ``x``, which may lie outside; and first and one past last of the numbers
     that do not.
     """
     _, C, H, W = x.shape
     width = TILE * (box.q1 - box.q0 + 1)
-    rows = np.empty((len(origins), (box.r1 - box.r0) * REACH, 3), np.int64)
     for r in range(box.r0, box.r1):
         n, i, j = first_output(r, grid)
         for o in range(len(origins)):
@@ -198,17 +204,15 @@ def input_rows(x: Array, origins: Array, grid: Any, box: Any) -> Array:
                 h = top + reach * grid.step_h
                 row = rows[o, (r - box.r0) * REACH + reach]
                 row[0], row[1], row[2] = (n * C * H + h) * W + left, begin, end if 0 <= h < H else begin
-    return rows
 
 
 @inlined
-def output_rows(y: Array, grid: Any, box: Any) -> Array:
-    """Return the rows of outputs of a box, in the first channel of ``y``: four for every row of tiles.
+def output_rows(rows: Array, y: Array, grid: Any, box: Any) -> None:
+    """Write down the rows of outputs of a box, in the first channel of ``y``: four for every row of tiles.
 
     Of each the place of its first number in ``y``, and how many there are.
     """
     _, K, OH, OW = y.shape
-    rows = np.empty(((box.r1 - box.r0) * TILE, 2), np.int64)
     for r in range(box.r0, box.r1):
         n, top, left = first_output(r, grid)
         left += TILE * box.q0 * grid.every_w
@@ -217,7 +221,6 @@ def output_rows(y: Array, grid: Any, box: Any) -> Array:
             h = top + i * grid.every_h
             row = rows[(r - box.r0) * TILE + i]
             row[0], row[1] = (n * K * OH + h) * OW + left, columns if h < OH else 0
-    return rows
 
 
 @inlined
@@ -265,7 +268,4 @@ def transform_data(
 def copy_apart(target: Array, to: int, source: Array, first: int, step: int, begin: int, end: int, count: int) -> None:
     """`move_row` from numbers that lie apart: target[to + z] = source[first + z·step]."""
     move_row(target, to, source, first, 0, 0, count)
-    # Unsigned indices spare the test for negative ones.
-    t, s, s_step = np.uint64(to + begin), np.uint64(first + begin * step), np.uint64(step)
-    for z in range(np.uint64(end - begin)):
-        target[t + z] = source[s + z * s_step]
+    copy_every(target, to + begin, source, first + begin * step, step, end - begin)

@@ -8,6 +8,7 @@ of 500 pixels and 21 classes stays in the second-level cache meanwhile, so memor
 from math import prod
 
 import numpy as np
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.cross_entropy.contract import (
     Reduction,
@@ -18,7 +19,7 @@ from minifcn_kernels.cross_entropy.contract import (
     softmax_cross_entropy_grad,
 )
 from minifcn_kernels.cross_entropy.exponential import exponentials
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
 
 
 @softmax_cross_entropy.implementation("numba")
@@ -34,23 +35,26 @@ def softmax_cross_entropy_loops(
     """`softmax_cross_entropy`: a loss per pixel, compiled; their sum, in NumPy."""
     label, v = label_and_weight(logits, target, weight, mask, ignore_index)
     loss = np.empty(label.shape, logits.dtype)
-    _pixel_losses.over(prod(label.shape[:2]), loss, logits, label, v)
+    (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 4, *whole_lines(logits.itemsize, logits.shape[3])))
+    _pixel_losses.over(prod(label.shape[:2]), loss, scratch, logits, label, v)
     return reduce(loss, v, reduction)
 
 
 @compiled
-def _pixel_losses(first: int, last: int, out: Array, logits: Array, label: Array, v: Array) -> None:
+def _pixel_losses(first: int, last: int, out: Array, scratch: Array, logits: Array, label: Array, v: Array) -> None:
     _, C, H, W = logits.shape
+    rows = scratch[get_thread_id()]
+    largest, larger, sums, powers = rows[0][:W], rows[1][:W], rows[2][:W], rows[3][:W]
     for row in range(first, last):
         n = row // H
         h = row % H
         z = logits[n]
-        largest = largest_logits(z, h)
+        largest_logits(largest, larger, z, h)
         for w in range(W):
             # How far the target lies below the winner: exact, or nearly, however large both are. It is stored before
             # the logarithm is known, or else the compiler, which may reorder sums, would add that to the winner first.
             out[n, h, w] = largest[w] - z[label[n, h, w], h, w]
-        sums, powers = np.zeros(W, z.dtype), np.empty(W, z.dtype)
+        sums[:] = 0
         for c in range(C):
             exponentials(powers, z[c, h], largest)
             for w in range(W):
@@ -73,24 +77,26 @@ def softmax_cross_entropy_grad_loops(
     """`softmax_cross_entropy_grad`: the exponentials are written where the gradient will be."""
     label, u = label_and_cotangent(gy, logits, target, weight, mask, ignore_index, reduction)
     g = np.empty(logits.shape, logits.dtype)
-    _logit_gradients.over(prod(label.shape[:2]), g, logits, label, u)
+    (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 4, *whole_lines(logits.itemsize, logits.shape[3])))
+    _logit_gradients.over(prod(label.shape[:2]), g, scratch, logits, label, u)
     return g
 
 
 @compiled
-def _logit_gradients(first: int, last: int, out: Array, logits: Array, label: Array, u: Array) -> None:
+def _logit_gradients(first: int, last: int, out: Array, scratch: Array, logits: Array, label: Array, u: Array) -> None:
     _, C, H, W = logits.shape
+    rows = scratch[get_thread_id()]
+    largest, larger, sums, scale = rows[0][:W], rows[1][:W], rows[2][:W], rows[3][:W]
     for row in range(first, last):
         n = row // H
         h = row % H
         z, g = logits[n], out[n]
-        largest = largest_logits(z, h)
-        sums = np.zeros(W, z.dtype)
+        largest_logits(largest, larger, z, h)
+        sums[:] = 0
         for c in range(C):
             exponentials(g[c, h], z[c, h], largest)
             for w in range(W):
                 sums[w] += g[c, h, w]
-        scale = np.empty(W, z.dtype)
         for w in range(W):
             scale[w] = u[n, h, w] / sums[w]
         for c in range(C):
@@ -101,16 +107,17 @@ def _logit_gradients(first: int, last: int, out: Array, logits: Array, label: Ar
 
 
 @inlined
-def largest_logits(z: Array, h: int) -> Array:
-    """Return the largest logit of each pixel of row h, (W,), given an image's logits, (C, H, W).
+def largest_logits(largest: Array, other: Array, z: Array, h: int) -> None:
+    """Write the largest logit of each pixel of row h, (W,), given an image's logits, (C, H, W), and another row.
 
     NaN may get lost here; its exponential brings it back.
     """
     # To another row each time: of a choice between what is there and something else the compiler makes a masked store,
-    # which takes AMD's processors three times as long.
-    largest, larger = z[0, h].copy(), np.empty(z.shape[2], z.dtype)
+    # which takes AMD's processors three times as long. So it begins with the row with which it ends in ``largest``.
+    now, then = (largest, other) if len(z) % 2 == 1 else (other, largest)
+    for w in range(len(now)):
+        now[w] = z[0, h, w]
     for c in range(1, len(z)):
-        for w in range(len(largest)):
-            larger[w] = max(largest[w], z[c, h, w])
-        largest, larger = larger, largest
-    return largest
+        for w in range(len(now)):
+            then[w] = max(now[w], z[c, h, w])
+        now, then = then, now

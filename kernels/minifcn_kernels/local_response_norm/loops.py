@@ -5,8 +5,9 @@ sum would take off what it once added, and be left with the rounding errors of c
 """
 
 import numpy as np
+from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
 from minifcn_kernels.local_response_norm.contract import (
     check_constants,
     local_response_norm,
@@ -19,20 +20,21 @@ def local_response_norm_loops(x: Array, size: int, alpha: float, beta: float, k:
     """`local_response_norm`, row by row."""
     check_constants(size, alpha, k)
     y = np.empty(x.shape, x.dtype)
-    _local_response_norm.over(x.shape[0] * x.shape[2], y, x, size, float(alpha), float(beta), float(k))
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), *whole_lines(x.itemsize, x.shape[3])))
+    _local_response_norm.over(x.shape[0] * x.shape[2], y, scratch, x, size, float(alpha), float(beta), float(k))
     return y
 
 
 @compiled
 def _local_response_norm(
-    first: int, last: int, out: Array, x: Array, size: int, alpha: float, beta: float, k: float
+    first: int, last: int, out: Array, scratch: Array, x: Array, size: int, alpha: float, beta: float, k: float
 ) -> None:
     _, C, H, W = x.shape
+    scale = scratch[get_thread_id()][:W]
     exponent = x.dtype.type(-beta)  # of the data's own type: a float64 here would make every power a float64 one
     for row in range(first, last):
         n = row // H
         h = row % H
-        scale = np.empty(W, x.dtype)
         for c in range(C):
             fill_scale(scale, x[n], h, c, size, alpha, k)
             for w in range(W):
@@ -54,22 +56,35 @@ def local_response_norm_grad_loops(gy: Array, x: Array, size: int, alpha: float,
     """`local_response_norm_grad`, row by row."""
     check_constants(size, alpha, k)
     gx = np.empty(x.shape, x.dtype)
-    _local_response_norm_grad.over(x.shape[0] * x.shape[2], gx, gy, x, size, float(alpha), float(beta), float(k))
+    threads, (row,) = get_num_threads(), whole_lines(x.itemsize, x.shape[3])
+    scratch = scratch_memory(x.dtype, (threads, row), (threads, x.shape[1], row))
+    constants = float(alpha), float(beta), float(k)
+    _local_response_norm_grad.over(x.shape[0] * x.shape[2], gx, *scratch, gy, x, size, *constants)
     return gx
 
 
 @compiled
 def _local_response_norm_grad(
-    first: int, last: int, out: Array, gy: Array, x: Array, size: int, alpha: float, beta: float, k: float
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    scratch_through: Array,
+    gy: Array,
+    x: Array,
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
 ) -> None:
     _, C, H, W = x.shape
+    scale = scratch[get_thread_id()][:W]
+    through_scale = scratch_through[get_thread_id()]  # gy_e · x_e · scale_e^(−beta − 1), for every channel e
     factor = x.dtype.type(2 * alpha * beta / size)
     exponent = x.dtype.type(-beta)
     for row in range(first, last):
         n = row // H
         h = row % H
-        scale = np.empty(W, x.dtype)
-        through_scale = np.empty((C, W), x.dtype)  # gy_e · x_e · scale_e^(−beta − 1), for every channel e
         for c in range(C):
             fill_scale(scale, x[n], h, c, size, alpha, k)
             for w in range(W):

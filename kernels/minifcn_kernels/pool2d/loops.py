@@ -1,11 +1,11 @@
 """The pooling kernels in Numba: position by position of the window, a row of outputs at a time.
 
 The innermost loop takes one position (r, s) of all windows in a row. It runs over slices that start where the
-first window sees the input, so it needs no test for padding. Strides 1 and 2 are written out as constants, and
-the maximum as a choice instead of a jump: only then does the compiler make vector instructions of it. And the winners
-go to another row than the one they are compared with: a choice between what is there and something else would become a
-masked store, which takes AMD's processors several times as long. The former made 2×2 windows five times as fast, and
-the latter twice as fast again.
+first window sees the input, so it needs no test for padding. With a stride, an input row is dealt out first, so that
+what neighbouring windows see lies side by side: read where it is, it would be gathered by single numbers, and with
+AVX-512 2×2 windows took five times as long. The maximum is written as a choice instead of a jump, and the winners go to
+another row than the one they are compared with: a choice between what is there and something else would become a masked
+store, which takes AMD's processors twice as long.
 
 Every thread owns whole outputs (a row forward, a plane backward), clears them and adds to them in a fixed order: the
 same bits for any number of threads.
@@ -14,11 +14,13 @@ same bits for any number of threads.
 from math import prod
 
 import numpy as np
+from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.dispatch import check_shape
-from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
 from minifcn_kernels.pool2d.contract import (
     INDEX,
+    PoolGeometry,
     avg_pool2d,
     avg_pool2d_grad,
     check_index,
@@ -43,7 +45,11 @@ def max_pool2d_loops(
     """`max_pool2d`: one thread owns one row of one output plane."""
     g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     y, index = np.empty(g.y_shape, x.dtype), np.empty(g.y_shape, INDEX)
-    _max_pool2d.over(prod(g.y_shape[:3]), y, index, x, g.kernel, g.stride, g.padding, g.dilation)
+    threads = get_num_threads()
+    row, dealt = whole_lines(INDEX.itemsize, g.OW, dealt_row(g))
+    scratch = scratch_memory(x.dtype, (threads, 2, row), (threads, dealt))
+    (indices,) = scratch_memory(INDEX, (threads, 3, row))
+    _max_pool2d.over(prod(g.y_shape[:3]), y, index, *scratch, indices, x, g.kernel, g.stride, g.padding, g.dilation)
     return y, index
 
 
@@ -53,6 +59,9 @@ def _max_pool2d(
     last: int,
     out: Array,
     out_index: Array,
+    scratch_best: Array,
+    scratch_dealt: Array,
+    scratch_index: Array,
     x: Array,
     kernel: Pair,
     stride: Pair,
@@ -61,10 +70,10 @@ def _max_pool2d(
 ) -> None:
     _, C, H, W = x.shape
     OH, OW = out.shape[2:]
-    first_column = np.empty(OW, np.int32)
+    thread = get_thread_id()
+    best, index, first_column = scratch_best[thread], scratch_index[thread], scratch_index[thread, 2]
     for j in range(OW):
         first_column[j] = first_inside(j * stride[1] - padding[1], dilation[1])
-    best, index = np.empty((2, OW), x.dtype), np.empty((2, OW), np.int32)
     for row in range(first, last):
         i = row % OH
         c = row // OH % C
@@ -78,22 +87,46 @@ def _max_pool2d(
         for r in range(kernel[0]):
             h = top + r * dilation[0]
             if 0 <= h < H:
+                dealt = deal_out(scratch_dealt[thread], x[n, c, h], stride[1])
                 for s in range(kernel[1]):
                     offset = s * dilation[1] - padding[1]
                     j0, j1 = valid_outputs(OW, W, offset, stride[1])
-                    w0 = j0 * stride[1] + offset
-                    before, after = (best[now], index[now]), (best[1 - now], index[1 - now])
-                    x_row, position = x[n, c, h, w0:], h * W + w0
-                    if stride[1] == 1:
-                        take_larger(after, before, j0, j1, x_row, position, 1)
-                    elif stride[1] == 2:
-                        take_larger(after, before, j0, j1, x_row, position, 2)
-                    else:
-                        take_larger(after, before, j0, j1, x_row, position, stride[1])
+                    before = best[now][:OW], index[now][:OW]
+                    after = best[1 - now][:OW], index[1 - now][:OW]
+                    seen = dealt[place_in_dealt(offset, W, stride[1]) + j0 :]
+                    take_larger(after, before, j0, j1, seen, h * W + j0 * stride[1] + offset, stride[1])
                     now = 1 - now
         for j in range(OW):
             out[n, c, i, j] = best[now, j]
             out_index[n, c, i, j] = index[now, j]
+
+
+def dealt_row(g: PoolGeometry) -> int:
+    """Return how many numbers `deal_out` writes."""
+    return g.stride[1] * -(-g.x_shape[3] // g.stride[1])
+
+
+@inlined
+def deal_out(dealt: Array, x_row: Array, stride: int) -> Array:
+    """Return what ``x_row`` holds, but every ``stride``-th of its numbers side by side: phase after phase."""
+    if stride == 1:
+        return x_row
+    length = (len(x_row) + stride - 1) // stride
+    if stride == 2:  # of both in one loop the compiler makes shuffles of vectors
+        for j in range(len(x_row) // 2):
+            dealt[j], dealt[length + j] = x_row[2 * j], x_row[2 * j + 1]
+        dealt[length - 1] = x_row[2 * length - 2]
+    else:
+        for phase in range(min(stride, len(x_row))):
+            for j in range((len(x_row) - phase + stride - 1) // stride):
+                dealt[phase * length + j] = x_row[j * stride + phase]
+    return dealt
+
+
+@inlined
+def place_in_dealt(offset: int, size: int, stride: int) -> int:
+    """Return where the number at ``offset`` is in a row of ``size``, dealt out; those of later windows follow."""
+    return offset % stride * ((size + stride - 1) // stride) + offset // stride
 
 
 @inlined
@@ -108,20 +141,20 @@ def take_larger(
     before: tuple[Array, Array],
     j0: int,
     j1: int,
-    x_row: Array,
+    seen: Array,
     position: int,
     stride: int,
 ) -> None:
-    """Copy the best of a row and their indices, but let the x of outputs j0 … j1 win if larger or the first NaN.
+    """Copy the best of a row and their indices, but let what outputs j0 … j1 see win if larger or the first NaN.
 
-    ``x_row[(j - j0)·stride]``, with index ``position + (j - j0)·stride``, is what output j sees.
+    ``seen[j - j0]``, with index ``position + (j - j0)·stride``, is what output j sees.
     """
     for j in range(j0):
         after[0][j], after[1][j] = before[0][j], before[1][j]
     best, index = before[0][j0:j1], before[1][j0:j1]
     new_best, new_index = after[0][j0:j1], after[1][j0:j1]
     for j in range(len(best)):
-        old, old_index, value = best[j], index[j], x_row[j * stride]
+        old, old_index, value = best[j], index[j], seen[j]
         # `not ≤` is true of NaN as well, and old == old is false once NaN has won. (No `and`: it would be a jump.)
         wins = (not value <= old) & (old == old)
         new_best[j] = value if wins else old
@@ -180,13 +213,23 @@ def avg_pool2d_loops(
     g = pool_geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
     rows, columns = window_counts(g, count_include_pad, x.dtype)
     y = np.empty(g.y_shape, x.dtype)
-    _avg_pool2d.over(prod(g.y_shape[:3]), y, x, rows, columns, g.kernel, g.stride, g.padding)
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), *whole_lines(x.itemsize, dealt_row(g))))
+    _avg_pool2d.over(prod(g.y_shape[:3]), y, scratch, x, rows, columns, g.kernel, g.stride, g.padding)
     return y
 
 
 @compiled
 def _avg_pool2d(
-    first: int, last: int, out: Array, x: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    x: Array,
+    rows: Array,
+    columns: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
 ) -> None:
     _, C, H, W = x.shape
     OH, OW = len(rows), len(columns)
@@ -200,25 +243,15 @@ def _avg_pool2d(
         for r in range(kernel[0]):
             h = i * stride[0] + r - padding[0]
             if 0 <= h < H:
+                dealt = deal_out(scratch[get_thread_id()], x[n, c, h], stride[1])
                 for s in range(kernel[1]):
                     offset = s - padding[1]
                     j0, j1 = valid_outputs(OW, W, offset, stride[1])
-                    sums, x_row = y_row[j0:j1], x[n, c, h, j0 * stride[1] + offset :]
-                    if stride[1] == 1:
-                        add_every(sums, x_row, 1)
-                    elif stride[1] == 2:
-                        add_every(sums, x_row, 2)
-                    else:
-                        add_every(sums, x_row, stride[1])
+                    sums, seen = y_row[j0:j1], dealt[place_in_dealt(offset, W, stride[1]) + j0 :]
+                    for j in range(len(sums)):
+                        sums[j] += seen[j]
         for j in range(OW):
             y_row[j] /= rows[i] * columns[j]
-
-
-@inlined
-def add_every(sums: Array, x_row: Array, stride: int) -> None:
-    """Add every ``stride``-th element of ``x_row`` to ``sums``."""
-    for j in range(len(sums)):
-        sums[j] += x_row[j * stride]
 
 
 @avg_pool2d_grad.implementation("numba")
@@ -237,15 +270,26 @@ def avg_pool2d_grad_loops(
     check_shape("avg_pool2d_grad", "gy", gy.shape, g.y_shape)
     rows, columns = window_counts(g, count_include_pad, gy.dtype)
     gx = np.empty(g.x_shape, gy.dtype)
-    _avg_pool2d_grad.over(prod(g.x_shape[:2]), gx, gy, rows, columns, g.kernel, g.stride, g.padding)
+    (scratch,) = scratch_memory(gy.dtype, (get_num_threads(), *whole_lines(gy.itemsize, g.OW)))
+    _avg_pool2d_grad.over(prod(g.x_shape[:2]), gx, scratch, gy, rows, columns, g.kernel, g.stride, g.padding)
     return gx
 
 
 @compiled
 def _avg_pool2d_grad(
-    first: int, last: int, out: Array, gy: Array, rows: Array, columns: Array, kernel: Pair, stride: Pair, padding: Pair
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    gy: Array,
+    rows: Array,
+    columns: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
 ) -> None:
     _, C, H, W = out.shape
+    share = scratch[get_thread_id()]  # what each element of a window gets
     OH, OW = len(rows), len(columns)
     for plane in range(first, last):
         c = plane % C
@@ -253,7 +297,6 @@ def _avg_pool2d_grad(
         for h in range(H):
             for w in range(W):
                 out[n, c, h, w] = 0
-        share = np.empty(OW, gy.dtype)  # what each element of a window gets
         for i in range(OH):
             for j in range(OW):
                 share[j] = gy[n, c, i, j] / (rows[i] * columns[j])
