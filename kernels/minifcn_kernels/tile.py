@@ -52,35 +52,21 @@ ROWS: int = 1 << ((_REGISTERS - VECTORS - 1) // VECTORS).bit_length() - 1
 ROW_GROUP = 4
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
-def tile(
-    typing_context: Any,
-    depth: Any,
-    a: Any,
-    a_first: Any,
-    a_step: Any,
-    a_offsets: Any,
-    b: Any,
-    b_starts: Any,
-    first_start: Any,
-    b_offsets: Any,
-    c: Any,
-    c_first: Any,
-    c_step: Any,
-    fresh: Any = None,
-    bias: Any = None,
-    bias_first: Any = None,
-) -> Any:
-    """Add a product to a tile of ``c``, ``c[m, v] += Σ_d a[m, d] · b[d, v]``, whose operands lie scattered in memory::
+def tile_of(vectors: int) -> Any:
+    """Return an intrinsic that adds a product to a tile of ``c``, ROWS by so many ``vectors``::
+
+        tile(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
+             [, fresh, bias, bias_first])
+
+    The product is ``c[m, v] += Σ_d a[m, d] · b[d, v]``, and its operands lie scattered in memory::
 
         c[c_first + m·c_step + v·lanes + l] += Σ_d  a[a_first + m·a_step + a_offsets[d]]
                                                   · b[b_starts[first_start + v] + b_offsets[d] + l]
 
-    over 0 ≤ d < depth, for m < `ROWS`, v < `VECTORS`, l < lanes = `VECTOR_BYTES` / itemsize. So every vector of b's
+    over 0 ≤ d < depth, for m < `ROWS`, v < ``vectors``, l < lanes = `VECTOR_BYTES` / itemsize. So every vector of b's
     row comes from a place of its own. The arrays are flat: a, b and c of one float dtype, starts and offsets int64.
 
-    ``depth`` is at least 1, and there is always a whole tile of everything. Nothing is checked. Pass the arguments one
-    by one: of arrays in a tuple, ``*(a, …)``, Numba counts references, which takes as long as some steps.
+    ``depth`` is at least 1, and there is always a whole tile of everything. Nothing is checked.
 
     The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: row m becomes
     ``bias[bias_first + m]`` plus its sums.
@@ -89,74 +75,104 @@ def tile(
     ones, and that is more exact: n random products add up to an error that grows like √((depth + n / depth) / 2), in
     place of √(n / 2).
     """
-    missing = types.none, types.none, types.none
-    start_types = missing if fresh is None else (fresh, bias, bias_first)
-    signature = types.void(
-        *(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
-        *start_types,
-    )
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        def pointer(position: int) -> Any:
-            return array_data(context, builder, signature.args[position], arguments[position])
+    @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+    def tile(
+        typing_context: Any,
+        depth: Any,
+        a: Any,
+        a_first: Any,
+        a_step: Any,
+        a_offsets: Any,
+        b: Any,
+        b_starts: Any,
+        first_start: Any,
+        b_offsets: Any,
+        c: Any,
+        c_first: Any,
+        c_step: Any,
+        fresh: Any = None,
+        bias: Any = None,
+        bias_first: Any = None,
+    ) -> Any:
+        missing = types.none, types.none, types.none
+        start_types = missing if fresh is None else (fresh, bias, bias_first)
+        signature = types.void(
+            *(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
+            *start_types,
+        )
 
-        element, lanes, vector, item_bytes = vector_type(context, signature.args[1])
-        depth, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            def pointer(position: int) -> Any:
+                return array_data(context, builder, signature.args[position], arguments[position])
 
-        def advance(base: Any, count: Any) -> Any:
-            return builder.gep(base, [count], source_etype=element)
+            element, lanes, vector, item_bytes = vector_type(context, signature.args[1])
+            depth, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
 
-        def vector_at(base: Any, v: int) -> Any:
-            return builder.bitcast(advance(base, integer(v * lanes)), vector.as_pointer())
+            def advance(base: Any, count: Any) -> Any:
+                return builder.gep(base, [count], source_etype=element)
 
-        def everywhere(place: Any) -> Any:
-            """Load a number into all lanes of a vector."""
-            undefined = ir.Constant(vector, ir.Undefined)
-            alone = builder.insert_element(undefined, builder.load(place, typ=element), ir.Constant(ir.IntType(32), 0))
-            return builder.shuffle_vector(
-                alone, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            )
+            def vector_at(base: Any, v: int) -> Any:
+                return builder.bitcast(advance(base, integer(v * lanes)), vector.as_pointer())
 
-        # Where the rows of c begin, and those of a: as the first of a group, and the distance from there. Groups share
-        # their distances, so that eight rows need five registers.
-        c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(integer(m), c_step))) for m in range(ROWS)]
-        a_groups = [
-            advance(pointer(1), builder.add(a_first, builder.mul(integer(m), a_step)))
-            for m in range(0, ROWS, ROW_GROUP)
-        ]
-        a_distances = [builder.mul(integer(m % ROW_GROUP), a_step) for m in range(ROWS)]
-        a_offsets, b_offsets = pointer(4), pointer(8)
-        b_starts = [
-            advance(pointer(5), integer_at(builder, pointer(6), builder.add(first_start, integer(v))))
-            for v in range(VECTORS)
-        ]
+            def everywhere(place: Any) -> Any:
+                """Load a number into all lanes of a vector."""
+                undefined = ir.Constant(vector, ir.Undefined)
+                alone = builder.insert_element(
+                    undefined, builder.load(place, typ=element), ir.Constant(ir.IntType(32), 0)
+                )
+                return builder.shuffle_vector(
+                    alone, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+                )
 
-        c_places = [vector_at(c_rows[m], v) for m in range(ROWS) for v in range(VECTORS)]
+            # Where the rows of c begin, and those of a: as the first of a group, and the distance from there. Groups
+            # share their distances, so that eight rows need five registers.
+            c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(integer(m), c_step))) for m in range(ROWS)]
+            a_groups = [
+                advance(pointer(1), builder.add(a_first, builder.mul(integer(m), a_step)))
+                for m in range(0, ROWS, ROW_GROUP)
+            ]
+            a_distances = [builder.mul(integer(m % ROW_GROUP), a_step) for m in range(ROWS)]
+            a_offsets, b_offsets = pointer(4), pointer(8)
+            b_starts = [
+                advance(pointer(5), integer_at(builder, pointer(6), builder.add(first_start, integer(v))))
+                for v in range(vectors)
+            ]
 
-        def old_sums() -> list[Any]:
-            return [builder.load(place, typ=vector, align=item_bytes) for place in c_places]
+            c_places = [vector_at(c_rows[m], v) for m in range(ROWS) for v in range(vectors)]
 
-        def biases() -> list[Any]:
-            of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, integer(m)))) for m in range(ROWS)]
-            return [of_rows[m] for m in range(ROWS) for _ in range(VECTORS)]
+            def old_sums() -> list[Any]:
+                return [builder.load(place, typ=vector, align=item_bytes) for place in c_places]
 
-        def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
-            a_offset, b_offset = integer_at(builder, a_offsets, d), integer_at(builder, b_offsets, d)
-            places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
-            b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
-            a_places = [advance(group, a_offset) for group in a_groups]
-            return lambda m: everywhere(advance(a_places[m // ROW_GROUP], a_distances[m])), b_vectors
+            def biases() -> list[Any]:
+                of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, integer(m)))) for m in range(ROWS)]
+                return [of_rows[m] for m in range(ROWS) for _ in range(vectors)]
 
-        for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
-            ask_for(builder, place)
-        may_be_fresh = signature.args[12] is not types.none
-        sums = _accumulate(builder, depth, vector, operands)
-        before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
-        for place, first, total in zip(c_places, before, sums, strict=True):
-            builder.store(builder.fadd(first, total), place, align=item_bytes)
-        return context.get_dummy_value()
+            def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
+                a_offset, b_offset = integer_at(builder, a_offsets, d), integer_at(builder, b_offsets, d)
+                places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
+                b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
+                a_places = [advance(group, a_offset) for group in a_groups]
+                return lambda m: everywhere(advance(a_places[m // ROW_GROUP], a_distances[m])), b_vectors
 
-    return signature, generate
+            for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
+                ask_for(builder, place)
+            may_be_fresh = signature.args[12] is not types.none
+            sums = _accumulate(builder, depth, vector, vectors, operands)
+            before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
+            for place, first, total in zip(c_places, before, sums, strict=True):
+                builder.store(builder.fadd(first, total), place, align=item_bytes)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
+
+
+tile = tile_of(VECTORS)
+# For the vectors at the end that make no whole tile. A number of a serves one multiply-add here, which is still no more
+# loads than processors do meanwhile.
+narrow_tile = tile_of(1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -204,7 +220,7 @@ def dot_tile(
             b_vectors = [vector_at(b_type, b, builder.add(start, b_offset)) for start in b_starts]
             return lambda m: vector_at(a_type, a, builder.add(a_rows[m], a_offset)), b_vectors
 
-        sums = _accumulate(builder, depth, vector, operands)
+        sums = _accumulate(builder, depth, vector, VECTORS, operands)
         c_data = array_data(context, builder, c_type, c)
         rows = [builder.add(c_first, builder.mul(integer(m), c_step)) for m in range(ROWS)]
         for v in range(VECTORS):
@@ -220,12 +236,14 @@ def _accumulate(
     builder: ir.IRBuilder,
     depth: Any,
     vector: ir.VectorType,
+    vectors: int,
     operands: Callable[[Any], tuple[Callable[[int], Any], list[Any]]],
 ) -> list[Any]:
     """Emit the loop ``for d in range(depth): sums[m, v] += a[m] · b[v]`` from zero, and return the sums, row by row.
 
     Args:
         vector: the type of a sum.
+        vectors: so many to a row.
         operands: emits what step d loads; returns a function that emits row m of a, and the vectors of b.
     """
     before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -233,7 +251,7 @@ def _accumulate(
     builder.position_at_end(loop)
     d = builder.phi(ir.IntType(64))
     d.add_incoming(integer(0), before)
-    sums = [builder.phi(vector) for _ in range(ROWS * VECTORS)]
+    sums = [builder.phi(vector) for _ in range(ROWS * vectors)]
     for total in sums:
         total.add_incoming(ir.Constant(vector, [0.0] * vector.count), before)
 
@@ -241,10 +259,10 @@ def _accumulate(
     new_sums = []
     for m in range(ROWS):
         a_row = a(m)
-        for v in range(VECTORS):
+        for v in range(vectors):
             # "contract" makes one fused multiply-add of the two, and allows nothing else.
             product = builder.fmul(a_row, b[v], flags=("contract",))
-            new_sums.append(builder.fadd(product, sums[m * VECTORS + v], flags=("contract",)))
+            new_sums.append(builder.fadd(product, sums[m * vectors + v], flags=("contract",)))
     next_d = builder.add(d, integer(1))
     d.add_incoming(next_d, loop)
     for total, new in zip(sums, new_sums, strict=True):

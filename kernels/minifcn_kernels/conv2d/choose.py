@@ -29,6 +29,7 @@ from minifcn_kernels.conv2d.contract import (
     conv2d_grad_weight,
     conv_geometry,
 )
+from minifcn_kernels.conv2d.vectors import LANES
 from minifcn_kernels.conv2d.winograd_tiles import (
     POSITIONS,
     WIDTH,
@@ -125,7 +126,7 @@ def winograd_pays_for_weights(g: ConvGeometry) -> bool:
     data = DATA + APART * int(grid["step_w"][0] > 1)
     gradient = GRADIENT + APART * int(grid["every_w"][0] > 1)
     inputs, outputs = g.C // g.groups, g.K // g.groups
-    vectors = WIDTH * -(-outputs // WIDTH) / outputs  # those in vain included
+    vectors = LANES * -(-outputs // LANES) / outputs  # those in vain included
     cost = len(origins) * (POINTS * vectors + data / outputs + WEIGHT / tiles) + gradient / inputs
     return cost < direct_cost(g, tiles)
 

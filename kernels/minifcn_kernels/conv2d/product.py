@@ -38,7 +38,7 @@ from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.moves import interleave, prefetch
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, narrow_tile, tile
 
 # Along an index, numbers lie ``step`` apart, but after every ``length`` of them the next is ``jump`` from the first.
 Axis: TypeAlias = tuple[int, int, int]
@@ -48,8 +48,8 @@ TILES = 12  # widths of a tile in a right panel, at most: 110 KB of a second-lev
 LEFT_ROWS = 128  # in a left panel: 54 KB
 LOT_ROWS = 512  # whose sums are finished before the next are begun
 LINE_BYTES = 64
-# In numbers that are copied: what it takes to turn a number, and to go on to another row.
-TURN, ROW = 3, 32
+# What takes as long as so many multiply-adds: to copy a number by vectors, to turn one, and to go on to another row.
+COPY, TURN, ROW = 8, 24, 256
 # A task has at least so many multiply-adds, as many as take 10 µs, and there are no more than so many tasks.
 FEWEST_PRODUCTS = 2**19
 TASKS = 8
@@ -186,18 +186,18 @@ def _plan(
         ways.append(((N, M, D), (True, right.transposed, left.transposed, out.transposed)))
 
     def cost(choice: Any) -> tuple[int, float]:
-        """Tasks that are missing; and multiply-adds, to which a number that is copied or added counts as a vector."""
+        """Tasks that are missing; and multiply-adds, and what takes as long as they."""
         (lengths, (_, a, b, c)), cuts = choice
         rows, columns, depth = (
             -(-length // (cut * step)) * step for length, cut, step in zip(lengths, cuts, steps, strict=True)
         )
         depth = min(depth, D)
-        from_left = rows / 2 if a.columns[1] == 1 else rows + ROW
-        from_right = columns + ROW if b.columns[1] == 1 else TURN * columns
+        from_left = rows * COPY / 2 if a.columns[1] == 1 else rows * COPY + ROW
+        from_right = columns * COPY + ROW if b.columns[1] == 1 else columns * TURN
         copied = from_left * -(-columns // (TILES * steps[1])) + from_right * -(-rows // LOT_ROWS)
-        moved = rows * columns * ((1 if c.columns[1] == 1 else TURN) + (3 if cuts[2] > 1 else 0))
+        moved = rows * columns * ((COPY if c.columns[1] == 1 else TURN) + (3 * COPY if cuts[2] > 1 else 0))
         tasks = math.prod(cuts)
-        return max(0, wanted - groups * tasks), tasks * (rows * columns * depth + (copied * depth + moved) * lanes)
+        return max(0, wanted - groups * tasks), tasks * ((rows * columns + copied) * depth + moved)
 
     choices = [
         (way, cuts)
@@ -245,7 +245,8 @@ def _multiply(
     tasks: Array,
 ) -> None:
     """Sum every part into its own place in ``out``; ``scratch`` and ``scratch_places`` have a row for each thread."""
-    width = VECTORS * VECTOR_BYTES // out.itemsize
+    lanes = VECTOR_BYTES // out.itemsize
+    width = VECTORS * lanes
     M = out_rows[0]
     places = scratch_places[get_thread_id()]
     left_offset, right_offset, places = places[:DEPTH], places[DEPTH : 2 * DEPTH], places[2 * DEPTH :]
@@ -309,13 +310,24 @@ def _multiply(
                                     if column_place[t] >= 0 and m < whole
                                     else (sums, ((m - m0) * tiles + t) * width, tiles * width)
                                 )
-                                tile(
-                                    d1 - d0,
-                                    left_side, place, left_row, left_offset,
-                                    right_panel, starts, t * VECTORS, right_offset,
-                                    target, to, step,
-                                    d0 == task.d0, bias, bias_first + row,
-                                )  # fmt: skip
+                                vectors = (n1 - n0 - t * width + lanes - 1) // lanes
+                                if vectors >= VECTORS:
+                                    tile(
+                                        d1 - d0,
+                                        left_side, place, left_row, left_offset,
+                                        right_panel, starts, t * VECTORS, right_offset,
+                                        target, to, step,
+                                        d0 == task.d0, bias, bias_first + row,
+                                    )  # fmt: skip
+                                else:
+                                    for v in range(vectors):
+                                        narrow_tile(
+                                            d1 - d0,
+                                            left_side, place, left_row, left_offset,
+                                            right_panel, starts, t * VECTORS + v, right_offset,
+                                            target, to + v * lanes, step,
+                                            d0 == task.d0, bias, bias_first + row,
+                                        )  # fmt: skip
                 for t in range(tiles):
                     for m in range(m0 if column_place[t] < 0 else max(m0, whole), m1):
                         row = m - m0 if m < whole else m - m0 + early

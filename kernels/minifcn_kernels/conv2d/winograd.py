@@ -238,7 +238,6 @@ def _winograd(
                             transform_block(U, desk, w, grid[0], origins, groups, transposed, task.group, lot, v_lot)
                     v_first, u_first = v_lot * v_block + point * V_STEP, point * U_STEP
                     channels, filters = min(CHANNELS, depth - v_lot * CHANNELS), min(FILTERS, K - lot * FILTERS)
-                    # Arguments one by one, here and for the tile: of arrays in a tuple Numba counts references.
                     if turned:
                         to = (lot - first_lot) * N_LOT + point * N_STEP
                         _multiply_turned(

@@ -12,6 +12,11 @@ The sum runs over all tiles. Threads share out channels and filters, not tiles, 
 from the first tile to the last: the same bits for any number of threads. They work in step: all transform the data and
 the gradients of some boxes, all multiply; and so on with the next boxes.
 
+If all channels and filters fit a single block, threads would spend more time waiting for each other than multiplying.
+So the boxes are cut into parts, by the geometry alone. A thread goes through a part box by box, and transforms and
+multiplies in its own cache; in the end, the sums of the parts are added up in their order. It takes two thirds of the
+time with two threads, and a little less with one.
+
 **Error.** As in `winograd`, for the same 28 roundings (4 and 4 in the two products with Bᵀ and A each, 12 in those with
 Gᵀ) and one for each of the T tiles that are added up:
 
@@ -19,7 +24,8 @@ Gᵀ) and one for each of the T tiles that are added up:
 
 Scratch memory is the transforms of as many boxes as `BATCH` numbers hold (8 MB; but of one box at least, which is 14 KB
 for each virtual channel and filter), a thread's sums of a block (0.5 MB with AVX2) and, if there are several batches,
-those of all blocks: 36 numbers for each origin of a filter's channel. It does not grow with the image.
+those of all blocks: 36 numbers for each origin of a filter's channel. With parts it is a box and a block's sums for
+each thread, and such sums for each part. It does not grow with the image.
 """
 
 from functools import lru_cache
@@ -28,6 +34,7 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
+from minifcn_kernels.conv2d.block import fill
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
 from minifcn_kernels.conv2d.winograd_tiles import (
@@ -52,7 +59,7 @@ from minifcn_kernels.conv2d.winograd_tiles import (
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, outputs_to_points, points_to_taps
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTORS, tile
+from minifcn_kernels.tile import ROWS, VECTORS, narrow_tile, tile
 
 # Numbers in the transforms of the boxes that are worked on together.
 BATCH = 2**21
@@ -68,6 +75,7 @@ DESK = max(WORKSPACE, LANES * ROW + TILE * TILE * Z_STEP + TILE * REACH * LANES)
 BLOCK_CHANNELS, BLOCK_VECTORS = 64, 2 * VECTORS
 S_BLOCK = POINTS * (BLOCK_CHANNELS * BLOCK_VECTORS * LANES + SKEW)
 FEW_BLOCKS = 8
+PARTS = 8  # enough to keep several threads evenly busy
 # Where the tile finds its tiles and the vectors of filters in Z, and what its sums begin with.
 Z_OFFSETS, STARTS, ZEROS = np.arange(POSITIONS) * LANES, np.arange(VECTORS) * Z_BLOCK, np.zeros(ROWS, np.float32)
 
@@ -81,26 +89,38 @@ def conv2d_grad_weight_winograd(x: Array, gy: Array, g: ConvGeometry) -> Array:
     if len(boxes) == 0:
         return np.zeros(g.w_shape, x.dtype)
     C, K = g.C // g.groups, g.K // g.groups
-    depth, vectors = len(origins) * C, -(-K // WIDTH) * VECTORS
+    depth, vectors = len(origins) * C, -(-K // LANES)
     blocks = _cut(depth, vectors)
     v_step, z_step = -(-depth // CHANNELS) * V_BLOCK, vectors * Z_BLOCK  # from box to box
     together = max(1, min(len(boxes), BATCH // (v_step + z_step)))
     threads = get_num_threads()
+    gw = np.empty(g.w_shape, x.dtype)
+    rows = scratch_rows(threads, boxes, origins)
+    if together < len(boxes) and depth <= BLOCK_CHANNELS and vectors <= BLOCK_VECTORS:
+        parts = min(PARTS, len(boxes))
+        cuts = np.arange(parts + 1) * len(boxes) // parts
+        desks, sums, V, Z, totals = scratch_memory(
+            np.float32, (threads, DESK), (threads, S_BLOCK), (threads, v_step), (threads, z_step), (parts, S_BLOCK)
+        )
+        for group in range(g.groups):
+            where = grid, origins, g.groups, group
+            _add_up_part.over(parts, totals, desks, V, Z, *rows, x, gy, *where, boxes, cuts, *_tiles_of(boxes))
+            _add_up_parts.over(len(blocks), gw, sums, desks, totals, *where, blocks)
+        return gw
+
     kept = len(blocks) if together < len(boxes) else 0
     desks, sums, V, Z, totals = scratch_memory(
         np.float32, (threads, DESK), (threads, S_BLOCK), (together, v_step), (together, z_step), (kept, S_BLOCK)
     )
-    gw = np.empty(g.w_shape, x.dtype)
-    rows = scratch_rows(threads, boxes, origins)
     pieces = -(-C // SHARE) + -(-K // LANES)
     for group in range(g.groups):
+        where = grid, origins, g.groups, group
         for box0 in range(0, len(boxes), together):
             batch = boxes[box0 : box0 + together]
-            where = grid, origins, g.groups, group, batch
-            _transform.over(len(batch) * pieces, V, Z, desks, *rows, x, gy, *where)
+            _transform.over(len(batch) * pieces, V, Z, desks, *rows, x, gy, *where, batch)
             begins, ends = box0 == 0, box0 + together >= len(boxes)
-            tiles, offsets = _tiles_of(batch)
-            _add_up.over(len(blocks), gw, totals, sums, desks, V, Z, *where, blocks, tiles, offsets, begins, ends)
+            more = blocks, *_tiles_of(batch), begins, ends
+            _add_up.over(len(blocks), gw, totals, sums, desks, V, Z, *where, *more)
     return gw
 
 
@@ -144,26 +164,115 @@ def _transform(
     boxes: Array,
 ) -> None:
     """Transform the data and the gradient under some boxes: units are pieces of a box, each some of its channels."""
-    K, C = gy.shape[1] // groups, x.shape[1] // groups
-    depth = C * len(origins)
-    shares, vectors = (C + SHARE - 1) // SHARE, (K + LANES - 1) // LANES
+    pieces = (x.shape[1] // groups + SHARE - 1) // SHARE + (gy.shape[1] // groups + LANES - 1) // LANES
     thread = get_thread_id()
-    desk = scratch[thread]
+    desk, inputs, outputs = scratch[thread], scratch_inputs[thread], scratch_outputs[thread]
     for unit in range(first, last):
-        box, piece = unit // (shares + vectors), unit % (shares + vectors)
-        if piece < shares:
-            x_rows = scratch_inputs[thread, :, : (boxes[box].r1 - boxes[box].r0) * REACH]
-            input_rows(x_rows, x, origins, grid[0], boxes[box])
-            for v in range(piece * SHARE * len(origins), min(depth, (piece + 1) * SHARE * len(origins))):
-                x_first = (group * C + v // len(origins)) * x.shape[2] * x.shape[3]
-                v_first, rows = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH, x_rows[v % len(origins)]
-                transform_data(out_V[box], v_first, x, x_first, rows, grid[0].step_w, boxes[box], desk)
-        else:
-            k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
-            z = out_Z[box, (piece - shares) * Z_BLOCK :]
-            gy_rows = scratch_outputs[thread, : (boxes[box].r1 - boxes[box].r0) * TILE]
-            output_rows(gy_rows, gy, grid[0], boxes[box])
-            _transform_gradient(z, gy_rows, gy, group * K + k0, k1 - k0, grid[0], boxes[box], desk)
+        box, piece = unit // pieces, unit % pieces
+        where = grid[0], origins, groups, group, boxes[box]
+        _transform_piece(out_V[box], out_Z[box], piece, desk, inputs, outputs, x, gy, *where)
+
+
+@inlined
+def _transform_piece(
+    V: Array,
+    Z: Array,
+    piece: int,
+    desk: Array,
+    inputs: Array,
+    outputs: Array,
+    x: Array,
+    gy: Array,
+    grid: Any,
+    origins: Array,
+    groups: int,
+    group: int,
+    box: Any,
+) -> None:
+    """Transform a piece of a box: some channels of the data, or else a vector of filters of the gradient."""
+    K, C = gy.shape[1] // groups, x.shape[1] // groups
+    shares = (C + SHARE - 1) // SHARE
+    if piece < shares:
+        x_rows = inputs[:, : (box.r1 - box.r0) * REACH]
+        input_rows(x_rows, x, origins, grid, box)
+        for v in range(piece * SHARE * len(origins), min(C, (piece + 1) * SHARE) * len(origins)):
+            x_first = (group * C + v // len(origins)) * x.shape[2] * x.shape[3]
+            v_first, rows = v // CHANNELS * V_BLOCK + v % CHANNELS * WIDTH, x_rows[v % len(origins)]
+            transform_data(V, v_first, x, x_first, rows, grid.step_w, box, desk)
+    else:
+        k0, k1 = (piece - shares) * LANES, min(K, (piece - shares + 1) * LANES)
+        gy_rows = outputs[: (box.r1 - box.r0) * TILE]
+        output_rows(gy_rows, gy, grid, box)
+        _transform_gradient(Z[(piece - shares) * Z_BLOCK :], gy_rows, gy, group * K + k0, k1 - k0, grid, box, desk)
+
+
+@compiled
+def _add_up_part(
+    first: int,
+    last: int,
+    out_totals: Array,
+    scratch: Array,
+    scratch_V: Array,
+    scratch_Z: Array,
+    scratch_inputs: Array,
+    scratch_outputs: Array,
+    x: Array,
+    gy: Array,
+    grid: Array,
+    origins: Array,
+    groups: int,
+    group: int,
+    boxes: Array,
+    cuts: Array,
+    tiles: Array,
+    offsets: Array,
+) -> None:
+    """Sum over each part of the boxes for itself, all channels and filters at once."""
+    depth, vectors = x.shape[1] // groups * len(origins), (gy.shape[1] // groups + LANES - 1) // LANES
+    pieces = (x.shape[1] // groups + SHARE - 1) // SHARE + vectors
+    s_row, s_step = _steps(depth, vectors)
+    thread = get_thread_id()
+    desk, inputs, outputs = scratch[thread], scratch_inputs[thread], scratch_outputs[thread]
+    V, Z = scratch_V[thread : thread + 1], scratch_Z[thread : thread + 1]
+    for part in range(first, last):
+        for box in range(cuts[part], cuts[part + 1]):
+            where = grid[0], origins, groups, group, boxes[box]
+            for piece in range(pieces):
+                _transform_piece(V[0], Z[0], piece, desk, inputs, outputs, x, gy, *where)
+            here = tiles[box : box + 1], offsets[box : box + 1]
+            _multiply(out_totals[part], s_row, s_step, V, Z, 0, depth, 0, vectors, *here, box == cuts[part])
+
+
+@compiled
+def _add_up_parts(
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    scratch_desks: Array,
+    totals: Array,
+    grid: Array,
+    origins: Array,
+    groups: int,
+    group: int,
+    blocks: Array,
+) -> None:
+    """Add up the sums of the parts, block by block, and write the weights' gradients."""
+    K = out.shape[0] // groups
+    total_row, total_step = _steps(out.shape[1] * len(origins), (K + LANES - 1) // LANES)
+    s, taps = scratch[get_thread_id()], scratch_desks[get_thread_id()][: TAPS * REACH * LANES]
+    for block in blocks[first:last]:
+        s_row, s_step = _steps(block.v1 - block.v0, block.k1 - block.k0)
+        for point in range(POINTS):
+            for v in range(block.v1 - block.v0):
+                to = point * s_step + v * s_row
+                source = point * total_step + (block.v0 + v) * total_row + block.k0 * LANES
+                for part in range(len(totals)):
+                    if part == 0:
+                        fill(s, to, s_row, 0)
+                    for i in range(s_row):
+                        s[to + i] += totals[part, source + i]
+        _transform_back(out, taps, s, s_row, s_step, group, K, block, grid[0], origins)
 
 
 @compiled
@@ -180,7 +289,6 @@ def _add_up(
     origins: Array,
     groups: int,
     group: int,
-    boxes: Array,
     blocks: Array,
     tiles: Array,
     offsets: Array,
@@ -195,8 +303,8 @@ def _add_up(
     s, taps = scratch[get_thread_id()], scratch_desks[get_thread_id()][: TAPS * REACH * LANES]
     for unit in range(first, last):
         block = blocks[unit]
-        s_row, s_step = _steps(block)
-        _multiply(s, s_row, s_step, V, Z, block, tiles, offsets)
+        s_row, s_step = _steps(block.v1 - block.v0, block.k1 - block.k0)
+        _multiply(s, s_row, s_step, V, Z, block.v0, block.v1, block.k0, block.k1, tiles, offsets, True)
         if not begins:
             total = out_totals[unit]
             for i in range(POINTS * s_step):
@@ -210,10 +318,10 @@ def _add_up(
 
 
 @inlined
-def _steps(block: Any) -> Pair:
+def _steps(channels: int, vectors: int) -> Pair:
     """Return the steps in the sums of a block, from virtual channel to virtual channel and from point to point."""
-    row = (block.k1 - block.k0) * LANES
-    return row, (block.v1 - block.v0 + ROWS - 1) // ROWS * ROWS * row + SKEW
+    row = vectors * LANES
+    return row, (channels + ROWS - 1) // ROWS * ROWS * row + SKEW
 
 
 @inlined
@@ -251,9 +359,22 @@ def _transform_gradient(
 
 @inlined
 def _multiply(
-    s: Array, s_row: int, s_step: int, V: Array, Z: Array, block: Any, tiles: Array, all_offsets: Array
+    s: Array,
+    s_row: int,
+    s_step: int,
+    V: Array,
+    Z: Array,
+    v0: int,
+    v1: int,
+    k0: int,
+    k1: int,
+    tiles: Array,
+    all_offsets: Array,
+    fresh: bool,
 ) -> None:
-    """s[v, k] = Σ_tiles V[v, tile] · Z[k, tile] for a block at all points, over the tiles of some boxes.
+    """s[v, k] += Σ_tiles V[v, tile] · Z[k, tile] for a block at all points, over the tiles of some boxes.
+
+    If ``fresh``, the sums begin at zero.
 
     These boxes are summed for themselves before they are added to those before them: a sum of sums collects fewer
     roundings than one long sum.
@@ -261,12 +382,19 @@ def _multiply(
     for point in range(POINTS):
         for box in range(len(tiles)):
             v, offsets = V[box], all_offsets[box]
-            for k in range(block.k0, block.k1, VECTORS):
+            new = fresh and box == 0
+            k = k0
+            while k < k1:
                 z = Z[box, k * Z_BLOCK + point * Z_STEP :]
-                for c in range(block.v0, block.v1, ROWS):
+                whole = k + VECTORS <= k1
+                for c in range(v0, v1, ROWS):
                     v_first = c // CHANNELS * V_BLOCK + point * V_STEP + c % CHANNELS * WIDTH
-                    to, fresh = point * s_step + (c - block.v0) * s_row + (k - block.k0) * LANES, box == 0
-                    tile(tiles[box], v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, fresh, ZEROS, 0)
+                    to, n = point * s_step + (c - v0) * s_row + (k - k0) * LANES, tiles[box]
+                    if whole:
+                        tile(n, v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, new, ZEROS, 0)
+                    else:
+                        narrow_tile(n, v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, new, ZEROS, 0)
+                k += VECTORS if whole else 1
 
 
 @inlined
