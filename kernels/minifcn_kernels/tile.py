@@ -232,6 +232,19 @@ def dot_tile(
     return signature, generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def lanes_of(typing_context: Any, array: Any) -> Any:
+    """How many numbers of an array a vector has, ``VECTOR_BYTES // array.itemsize``.
+
+    But known to the compiler, which takes an array's item size for something to be looked up and divided by.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return integer(vector_type(context, signature.args[0])[1])
+
+    return types.int64(array), generate
+
+
 def _accumulate(
     builder: ir.IRBuilder,
     depth: Any,

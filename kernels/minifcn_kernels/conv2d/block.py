@@ -40,8 +40,8 @@ from minifcn_kernels.moves import (
     move_vector,
     prefetch,
 )
-from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import VECTOR_BYTES
+from minifcn_kernels.spatial import Pair, valid_outputs
+from minifcn_kernels.tile import VECTOR_BYTES, lanes_of
 
 # While a row is gathered, the one so many rows later is asked for: rows lie too far apart for the processor to foresee.
 # While one is copied to a block, that of the next channel.
@@ -160,30 +160,28 @@ def copy_block(
 ) -> None:
     """Fill a block from ``x`` (N, C, H, W): of every phase BH rows and BW columns from ``top_left`` on.
 
-    ``plane`` is from a phase to the next in the block: it may have room for more images. Rows are written in the order
-    in which they lie, and zeros by whole vectors: up to a vector less one beyond the last row.
+    ``plane`` is from a phase to the next in the block: it may have room for more images. Images are written in the
+    order in which they lie, and zeros by whole vectors: up to a vector less one beyond the last row.
     """
     _, C, H, W = x.shape
     top, left = top_left
     x_flat = x.reshape(-1)
     for c in range(channels[0], channels[1]):
         for phase in range(len(phases)):
-            to = ((c - channels[0]) * len(phases) + phase) * plane
             p, q = phases[phase, 0], phases[phase, 1]
-            before = min(max(0, -left), BW)  # columns left of x
-            after = max(before, min(BW, (W - q + stride[1] - 1) // stride[1] - left))  # the first column right of x
+            # What lies inside x: rows and columns of the block.
+            first, last = valid_outputs(BH, H, top * stride[0] + p, stride[0])
+            before, after = valid_outputs(BW, W, left * stride[1] + q, stride[1])
+            to = ((c - channels[0]) * len(phases) + phase) * plane
             for n in range(images[0], images[1]):
-                for row in range(top, top + BH):
-                    h = row * stride[0] + p
-                    if 0 <= h < H:
-                        clear(block, to, before)
-                        source = ((n * C + c) * H + h) * W + (left + before) * stride[1] + q
-                        prefetch_run(x_flat, source + H * W, (after - before) * stride[1])
-                        copy_every(block, to + before, x_flat, source, stride[1], after - before)
-                        clear(block, to + after, BW - after)
-                    else:
-                        clear(block, to, BW)
-                    to += BW
+                if (last - first) * (after - before) < BH * BW:
+                    clear(block, to, BH * BW)
+                source = ((n * C + c) * H + (top + first) * stride[0] + p) * W + (left + before) * stride[1] + q
+                for row in range(first, last):
+                    prefetch_run(x_flat, source + H * W, (after - before) * stride[1])
+                    copy_every(block, to + row * BW + before, x_flat, source, stride[1], after - before)
+                    source += stride[0] * W
+                to += BH * BW
 
 
 def tap_offsets(taps: Array, channels: int, phases: int, box: BoxSize, reach: Reach) -> Array:
@@ -228,7 +226,7 @@ def gather(panel: Array, row_step: int, source: Array, offsets: Array, depth: in
     A piece is a few neighbours, at most a vector of them. It is moved as a whole vector all the same: the next piece,
     which begins within it, writes over what was too much.
     """
-    lanes = VECTOR_BYTES // panel.itemsize
+    lanes = lanes_of(panel)
     reach = 0
     for piece in range(len(froms)):
         reach = max(reach, froms[piece] + lanes)
@@ -247,14 +245,14 @@ def gather(panel: Array, row_step: int, source: Array, offsets: Array, depth: in
 @inlined
 def prefetch_run(source: Array, first: int, count: int) -> None:
     """Ask for the cache lines of source[first : first + count], and do not wait for them. They may lie anywhere."""
-    for line in range(0, count, CACHE_LINE // source.itemsize):
+    for line in range(0, count, CACHE_LINE * lanes_of(source) // VECTOR_BYTES):
         prefetch(source, first + line)
 
 
 @inlined
 def copy_run(target: Array, first: int, source: Array, source_first: int, count: int) -> None:
     """target[first + j] = source[source_first + j] for j < count, of two flat arrays."""
-    lanes = VECTOR_BYTES // target.itemsize
+    lanes = lanes_of(target)
     if count < lanes:
         move_few(target, first, source, source_first, count)
     else:
@@ -279,7 +277,7 @@ def copy_strided(
 @inlined
 def copy_every(target: Array, first: int, source: Array, source_first: int, step: int, count: int) -> None:
     """target[first + j] = source[source_first + j·step] for j < count: `copy_strided`, but faster for a step of 2."""
-    lanes = VECTOR_BYTES // target.itemsize
+    lanes = lanes_of(target)
     if step == 2 and count >= lanes:
         for j in range(0, count - lanes, lanes):
             move_every_second(target, first + j, source, source_first + 2 * j)
@@ -291,7 +289,7 @@ def copy_every(target: Array, first: int, source: Array, source_first: int, step
 @inlined
 def copy_pairs(target: Array, first: int, source: Array, one: int, other: int, count: int) -> None:
     """target[first + 2·j] = source[one + j] and target[first + 2·j + 1] = source[other + j] for j < count."""
-    lanes = VECTOR_BYTES // target.itemsize
+    lanes = lanes_of(target)
     whole = count // lanes * lanes
     for j in range(0, whole, lanes):
         interleave_two(target, first + 2 * j, source, one + j, other + j)
@@ -306,7 +304,7 @@ def clear(target: Array, first: int, count: int) -> None:
     j = 0
     while j < count:
         clear_vector(target, first + j)
-        j += VECTOR_BYTES // target.itemsize
+        j += lanes_of(target)
 
 
 @inlined

@@ -37,7 +37,7 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     lay_out,
     panels_in,
     tile_rows,
-    turned_in,
+    tiles_in,
 )
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, TILE
 from minifcn_kernels.dispatch import check_shape, current_policy
@@ -108,8 +108,8 @@ def winograd_pays(g: ConvGeometry, *, of_input: bool = False) -> bool:
     boxes = cut_into_boxes(rows, columns, POSITIONS)
     positions = WIDTH * int(panels_in(boxes).sum())  # those in vain included
     if positions == WIDTH:
-        rows, columns = turned_in(boxes[0])
-        positions = min(positions, int(rows * -(-columns // ROWS) * ROWS))
+        together = int(tiles_in(boxes[0]))
+        positions = min(positions, -(-together // ROWS) * ROWS + winograd.CLOSING * together / (g.K // g.groups))
     data = DATA + APART * int(grid["step_w"][0] > 1)
     back = BACK + APART * int(grid["every_w"][0] > 1)
     inputs, outputs = g.C // g.groups, g.K // g.groups

@@ -39,7 +39,7 @@ from minifcn_kernels.conv2d.block import (
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, lanes_of
 
 # Vectors of pixels to a box. Adding up a tile's lanes takes as long as so many of them; and what ROWS filters meet
 # in a box, 8 KB with AVX2, stays in the first-level cache together with a block of this size.
@@ -166,7 +166,7 @@ def _grad_weight(
     _, K, C_per_group, _, _ = out.shape
     C = x.shape[1]
     _, _, OH, OW = gy.shape
-    lanes = VECTOR_BYTES // x.itemsize
+    lanes = lanes_of(x)
     images, rows, columns, in_place, row_step = box_size
     top, left, overhang_h, overhang_w = reach
     gy_flat = gy.reshape(-1)

@@ -38,7 +38,7 @@ from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.moves import interleave, prefetch
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, narrow_tile, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, narrow_tile, tile
 
 # Along an index, numbers lie ``step`` apart, but after every ``length`` of them the next is ``jump`` from the first.
 Axis: TypeAlias = tuple[int, int, int]
@@ -245,7 +245,7 @@ def _multiply(
     tasks: Array,
 ) -> None:
     """Sum every part into its own place in ``out``; ``scratch`` and ``scratch_places`` have a row for each thread."""
-    lanes = VECTOR_BYTES // out.itemsize
+    lanes = lanes_of(out)
     width = VECTORS * lanes
     M = out_rows[0]
     places = scratch_places[get_thread_id()]
@@ -262,7 +262,7 @@ def _multiply(
         depth = (depth + slices - 1) // slices
         # Panels end with room for a last vector that is longer than what is wanted of it. A row of the left one is an
         # odd number of cache lines long, so that rows do not contend for the same places in the cache.
-        left_step, right_tile = LEFT_ROWS + LINE_BYTES // out.itemsize, (depth + 1) * width
+        left_step, right_tile = LEFT_ROWS + LINE_BYTES * lanes // VECTOR_BYTES, (depth + 1) * width
         sums, memory = memory[: LOT_ROWS * TILES * width], memory[LOT_ROWS * TILES * width :]
         right_panel, left_panel = memory[: TILES * right_tile], memory[TILES * right_tile :]
         for d in range(depth):
@@ -366,7 +366,7 @@ def _pack(
 
     ``places`` is memory for that many of both.
     """
-    lanes = VECTOR_BYTES // panel.itemsize
+    lanes = lanes_of(panel)
     if across[1] == 1:
         offsets, places = places[: d1 - d0], places[d1 - d0 :]
         for d in range(d0, d1):

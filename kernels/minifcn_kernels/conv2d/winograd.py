@@ -16,7 +16,8 @@ it transforms all channels under a box, then goes through the filters, a few lot
 point by point, and goes back to outputs.
 
 Columns of the register tile are tiles of the map. Where there are so few that most columns would be empty (the 16 of
-fc6 in an FCN, for 24 columns with AVX2 and 48 with AVX-512), it is turned: rows are tiles then, and columns filters.
+fc6 in an FCN, for 24 columns with AVX2 and 48 with AVX-512), it is turned: rows are tiles then, and columns filters. So
+that 16 tiles take no more than 16 rows, the empty positions between them are closed up.
 
 The gradient of the input is a convolution as well, if there is no stride: of gy, padded by dilation·(R − 1) − padding,
 with the filters turned by 180° and input and output channels exchanged. With a stride, every phase of the input has
@@ -65,6 +66,7 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     V_STEP,
     WIDTH,
     WORKSPACE,
+    close_up,
     cut_into_boxes,
     input_rows,
     lay_out,
@@ -73,13 +75,13 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     panels_of,
     scratch_rows,
     tile_rows,
+    tiles_of,
     transform_data,
-    turned_of,
 )
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TILE, points_to_outputs
 from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
 from minifcn_kernels.moves import interleave, move_vector
-from minifcn_kernels.tile import ROWS, VECTORS, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, narrow_tile, tile
 
 LOTS = 144 // FILTERS  # whose sums are made together
 M_STEP = LOTS * FILTERS * WIDTH + SKEW
@@ -93,8 +95,10 @@ N_BLOCK = LOTS * N_LOT
 U_OFFSETS, V_OFFSETS = np.arange(CHANNELS) * FILTERS, np.arange(CHANNELS) * WIDTH
 STARTS = np.arange(VECTORS) * LANES
 BIAS_POINT = REACH + 1  # the point (1, 1)
-# Numbers that a second-level cache of 512 KB can keep, and leave room for the filters that pass by.
-CACHE = 112 * 1024
+# Numbers that a second-level cache of 512 KB (AVX2) or 1 MB (AVX-512) keeps, with room for the filters that pass by.
+CACHE = 3584 * VECTOR_BYTES
+# To close up a tile at a point takes as long as so many multiply-adds: three vectors' worth.
+CLOSING = 3 * LANES
 # Tasks to cut the work into. Where boxes do not make so many, the filters are cut as well, but no finer than this: each
 # thread transforms the data for itself. And if even so there are less than a few, the boxes are made smaller.
 TASKS = 16
@@ -207,10 +211,10 @@ def _winograd(
         fresh = t == first or task.box0 != tasks[t - 1].box0 or task.group != tasks[t - 1].group
         for box in boxes[task.box0 : task.box1]:
             panels = panels_of(box)
-            # Turn the register tile, if it takes fewer products of a channel.
-            rows, columns = turned_of(box)
-            products = rows * ((columns + ROWS - 1) // ROWS * ROWS) * lots * FILTERS
-            turned = len(prepared) == 0 and panels == 1 and products < WIDTH * K
+            # Turn the register tile, if for a channel that takes fewer products, closing up included.
+            rows, columns = (tiles_of(box) + ROWS - 1) // ROWS * ROWS, (K + LANES - 1) // LANES * LANES
+            closing = CLOSING * tiles_of(box) if box.r1 - box.r0 > 1 else 0
+            turned = len(prepared) == 0 and panels == 1 and rows * columns + closing < WIDTH * K
             x_rows = scratch_inputs[thread, :, : (box.r1 - box.r0) * REACH]
             y_rows = scratch_outputs[thread, : (box.r1 - box.r0) * TILE]
             input_rows(x_rows, x, origins, grid[0], box)
@@ -219,6 +223,8 @@ def _winograd(
                 x_first = (task.group * C + v // len(origins)) * x.shape[2] * x.shape[3]
                 v_first = v // CHANNELS * v_block + v % CHANNELS * WIDTH
                 transform_data(V, v_first, x, x_first, x_rows[v % len(origins)], grid[0].step_w, box, workspace)
+                if turned:
+                    close_up(V, v_first, box)
             for first_lot in range(task.lot0, task.lot1, LOTS):
                 last_lot = min(task.lot1, first_lot + LOTS)
                 k_first = task.group * K + first_lot * FILTERS
@@ -244,7 +250,7 @@ def _winograd(
                             N, to,
                             V, v_first,
                             U, u_first,
-                            channels, filters, box,
+                            channels, filters, tiles_of(box),
                             v_lot == 0, begins,
                         )  # fmt: skip
                     else:
@@ -258,10 +264,10 @@ def _winograd(
                             v_lot == 0, begins, begin,
                         )  # fmt: skip
                 if turned:
-                    _turn(M, N, begins, FILTERS + k_first, lots_here)
+                    _turn(M, N, begins, FILTERS + k_first, lots_here, tiles_of(box))
                 for k in range(min(K, last_lot * FILTERS) - first_lot * FILTERS):
                     to = (k_first + k) * out.shape[2] * out.shape[3]
-                    _transform_back(out, to, y_rows, M, k * WIDTH, grid[0].every_w, box, workspace)
+                    _transform_back(out, to, y_rows, M, k * WIDTH, grid[0].every_w, box, not turned, workspace)
 
 
 @inlined
@@ -300,28 +306,30 @@ def _multiply_turned(
     u_first: int,
     channels: int,
     filters: int,
-    box: Any,
+    tiles: int,
     fresh: bool,
     begins: Array,
 ) -> None:
-    """N[tile, filter] += V U: `_multiply` with the operands exchanged, for a box of one panel."""
-    rows, columns = turned_of(box)
-    for n in range(0, filters, WIDTH):
-        u = U[u_first + n :]
-        for row in range(rows):
-            for q in range(0, columns, ROWS):
-                p = min(row * (columns + 1) + q, WIDTH - ROWS)
-                v, n_first = v_first + p, to + p * FILTERS + n
-                tile(channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n_first, FILTERS, fresh, begins, 0)
+    """N[tile, filter] += V U: `_multiply` with the operands exchanged, for a box of one panel, closed up."""
+    f = 0
+    while f < filters:
+        u, whole = U[u_first + f :], f + WIDTH - LANES < filters
+        for p in range(0, tiles, ROWS):
+            v, n = v_first + p, to + p * FILTERS + f
+            if whole:
+                tile(channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n, FILTERS, fresh, begins, 0)
+            else:
+                narrow_tile(channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n, FILTERS, fresh, begins, 0)
+        f += WIDTH if whole else LANES
 
 
 @inlined
-def _turn(M: Array, N: Array, begins: Array, begin: int, lots: int) -> None:
+def _turn(M: Array, N: Array, begins: Array, begin: int, lots: int, tiles: int) -> None:
     """M[point, filter, tile] = N[point, tile, filter] for some lots, plus the bias: ``begins`` from ``begin`` on."""
     for step in range(lots * POINTS):
         lot, point = step // POINTS, step % POINTS
         to, first = point * M_STEP + lot * FILTERS * WIDTH, lot * N_LOT + point * N_STEP
-        for p in range(0, WIDTH, ROWS):
+        for p in range(0, tiles, ROWS):
             for f in range(0, FILTERS, LANES):
                 interleave(M, to + f * WIDTH + p, WIDTH, N, first + p * FILTERS + f, FILTERS, ROWS)
         if point == BIAS_POINT:
@@ -332,9 +340,20 @@ def _turn(M: Array, N: Array, begins: Array, begin: int, lots: int) -> None:
 
 @inlined
 def _transform_back(
-    y: Array, y_first: int, y_rows: Array, M: Array, m_first: int, step: int, box: Any, workspace: Array
+    y: Array,
+    y_first: int,
+    y_rows: Array,
+    M: Array,
+    m_first: int,
+    step: int,
+    box: Any,
+    apart: bool,
+    workspace: Array,
 ) -> None:
-    """y = Aᵀ M A in the ``y_rows`` of a box, for one filter; without what tiles have beyond the map's edge."""
+    """y = Aᵀ M A in the ``y_rows`` of a box, for one filter; without what tiles have beyond the map's edge.
+
+    Whether rows of tiles lie ``apart`` in M, by an empty position.
+    """
     y_flat = y.reshape(-1)
     rows, planes = workspace[: TILE * ROW], workspace[TILE * ROW : WORKSPACE]
     four = len(rows) // ROW  # see `transform_data`
@@ -345,7 +364,7 @@ def _transform_back(
         for i in range(four):
             points_to_outputs(planes, i * REACH * PLANE + p, PLANE, planes, i * REACH * PLANE + p, PLANE)
             collect(rows, i * ROW + TILE * p, TILE, planes, i * REACH * PLANE + p, PLANE)
-    width = TILE * (box.q1 - box.q0 + 1)
+    width = TILE * (box.q1 - box.q0 + apart)
     for row in range(len(y_rows)):
         first, source, count = y_first + y_rows[row, 0], row % TILE * ROW + row // TILE * width, y_rows[row, 1]
         if step == 1 and count >= LANES:

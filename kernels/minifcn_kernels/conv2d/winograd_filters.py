@@ -79,6 +79,7 @@ def transform_block(
     filter_step, channel_step = (R * S, C * R * S) if transposed else (C * R * S, R * S)
     f0, v0 = lot * FILTERS, v_lot * CHANNELS
     count, v1 = min(FILTERS, filters - f0), min(channels * len(origins), v0 + CHANNELS)
+    vectors = (count + LANES - 1) // LANES
 
     points, taps = desk[: TAPS * REACH * FILTERS], desk[TAPS * REACH * FILTERS :]
     three = len(points) // (REACH * FILTERS)  # see `transform_data`
@@ -117,17 +118,17 @@ def transform_block(
                 i, j = tap // TAPS, tap % TAPS
                 to, source = nine_first + tap * FILTERS, first + i * row_step + j * column_step
                 if origin.r + i * grid.apart_h < R and origin.s + j * grid.apart_w < S:
-                    for z in range(0, FILTERS, LANES):
+                    for z in range(0, vectors * LANES, LANES):
                         move_vector(taps, to + z, taps, source + z)
                 else:
                     fill(taps, to, FILTERS, 0)
             first, row_step, column_step = nine_first, TAPS * FILTERS, FILTERS
         for j in range(three):
-            for z in range(0, FILTERS, LANES):
+            for z in range(0, vectors * LANES, LANES):
                 taps_to_points(points, j * FILTERS + z, TAPS * FILTERS, taps, first + j * column_step + z, row_step)
         for i in range(2 * three):
             to = i * REACH * U_STEP + (v - v0) * FILTERS
-            for z in range(0, FILTERS, LANES):
+            for z in range(0, vectors * LANES, LANES):
                 taps_to_points(U, to + z, U_STEP, points, i * TAPS * FILTERS + z, FILTERS)
 
 

@@ -42,13 +42,14 @@ from typing import Any
 
 import numpy as np
 
-from minifcn_kernels.conv2d.block import copy_every
+from minifcn_kernels.conv2d.block import copy_every, prefetch_run
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, data_to_points, row_to_points
 from minifcn_kernels.jit import Array, inlined, scratch_memory
+from minifcn_kernels.moves import move_number
 from minifcn_kernels.spatial import Pair, valid_outputs
-from minifcn_kernels.tile import ROWS, VECTORS
+from minifcn_kernels.tile import VECTORS
 
 WIDTH = VECTORS * LANES
 # The most positions in a box. A multiple of the register tile's width, whether vectors hold 4, 8 or 16 numbers.
@@ -158,16 +159,23 @@ def panels_in(boxes: Array) -> Any:
 panels_of = inlined(panels_in)
 
 
-def turned_in(box: Any) -> Any:
-    """Return the rows of tiles in a box, and how many are in each, where tiles go along the register tile's rows.
-
-    If they do not fill these, all are taken as one row, with the empty positions in between.
-    """
-    rows, columns = box["r1"] - box["r0"], box["q1"] - box["q0"]
-    return (rows, columns) if columns % ROWS == 0 else (1, rows * (columns + 1) - 1)
+def tiles_in(box: Any) -> Any:
+    """Return how many tiles a box has."""
+    return (box["r1"] - box["r0"]) * (box["q1"] - box["q0"])
 
 
-turned_of = inlined(turned_in)
+tiles_of = inlined(tiles_in)
+
+
+@inlined
+def close_up(V: Array, v_first: int, box: Any) -> None:
+    """Move the tiles of a box of one panel together, in the channel that begins there, over the empty positions."""
+    columns = box.q1 - box.q0
+    for point in range(POINTS):
+        first = v_first + point * V_STEP
+        for row in range(1, box.r1 - box.r0):
+            for tile in range(row * columns, (row + 1) * columns):
+                move_number(V, first + tile, V, first + tile + row)
 
 
 def scratch_rows(threads: int, boxes: Array, origins: Array) -> list[Array]:
@@ -240,12 +248,13 @@ def transform_data(
     """
     x_flat = x.reshape(-1)
     rows, planes = workspace[: REACH * ROW], workspace[REACH * ROW : WORKSPACE]
-    six = len(rows) // ROW
+    six, plane = len(rows) // ROW, x.shape[2] * x.shape[3]
     width = TILE * (box.q1 - box.q0 + 1)
     for row in range(len(x_rows)):
         to = row % REACH * ROW + row // REACH * width
         first, begin, end = x_first + x_rows[row, 0], x_rows[row, 1], x_rows[row, 2]
         if step == 1:
+            prefetch_run(x_flat, first + begin + plane, end - begin)  # what the next channel has there
             move_row(rows, to, x_flat, first, begin, end, width)
         else:
             copy_apart(rows, to, x_flat, first, step, begin, end, width)
