@@ -11,6 +11,7 @@ import numpy as np
 from minifcn_kernels.cuda.device import is_array, is_cupy, module_of
 from minifcn_kernels.dispatch import FLOATS
 from minifcn_kernels.jit import Array
+from minifcn_kernels.memory import empty
 
 
 def as_array(value: Any) -> Array:
@@ -18,6 +19,12 @@ def as_array(value: Any) -> Array:
     if type(value) is np.ndarray:  # the usual case: asked several times in every op, it has to be quick
         return value
     return value if is_cupy(value) else np.asarray(value)
+
+
+def empty_like(array: Array) -> Array:
+    """Return a C-contiguous array of the same shape and dtype beside ``array``, whose values mean nothing."""
+    make = module_of(array).empty if is_cupy(array) else empty
+    return make(array.shape, array.dtype)
 
 
 def tensor_data(data: Any) -> Array:

@@ -29,8 +29,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import accumulate
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ import numba
 import numpy as np
 from numba.core import config, event, types
 from numba.core.types.containers import Tuple
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from minifcn_kernels.threads import share_out
 
@@ -53,19 +51,7 @@ _FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 # What reading a damaged cache file has been seen to raise; none of them is a compile error of Numba's.
 _DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError, ImportError)
 
-CACHE_LINE = 64  # bytes
-
 _lock = threading.RLock()
-
-
-class _Kept(threading.local):
-    """The scratch memory of a Python thread."""
-
-    def __init__(self) -> None:
-        self.by_dtype: dict[np.dtype[Any], Array] = {}
-
-
-_kept = _Kept()
 
 
 class Compiled:
@@ -102,32 +88,6 @@ def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def scratch_memory(dtype: DTypeLike, *shapes: tuple[int, ...]) -> list[Array]:
-    """Return arrays of these shapes for a compiled function to work in, the first at the start of a cache line.
-
-    Their values mean nothing. The memory is kept for the next call for this dtype from the same Python thread, because
-    the first touch of fresh memory costs a page fault for every 4 KB: 4 ms for 8 MB, more than many a convolution.
-    """
-    dtype = np.dtype(dtype)
-    sizes = [prod(shape) for shape in shapes]
-    memory: Array | None = _kept.by_dtype.get(dtype)
-    if memory is None or len(memory) < sum(sizes):
-        fresh = np.empty(sum(sizes) * dtype.itemsize + CACHE_LINE, np.uint8)
-        begin = -fresh.ctypes.data % CACHE_LINE
-        memory = _kept.by_dtype[dtype] = fresh[begin:][: sum(sizes) * dtype.itemsize].view(dtype)
-    ends = accumulate(sizes)
-    return [memory[end - size : end].reshape(shape) for end, size, shape in zip(ends, sizes, shapes, strict=True)]
-
-
-def whole_lines(item_bytes: int, *counts: int) -> tuple[int, ...]:
-    """Round each count of numbers up to whole cache lines, so that what follows in memory begins with a line, too.
-
-    Vectors that cross two lines take twice as long, and a line that two threads write to wanders between their caches.
-    """
-    in_line = CACHE_LINE // item_bytes
-    return tuple(-(-count // in_line) * in_line for count in counts)
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minifcn.arrays import check_device
+from minifcn.arrays import check_device, empty_like
 from minifcn.tensor import Function, Tensor
 from minifcn_kernels.cuda.device import is_array
 from minifcn_kernels.jit import Array
@@ -15,13 +15,13 @@ class ReLU(Function):
     """
 
     def forward(self, a: Array) -> Array:
-        y = np.maximum(a, 0)
+        y = np.maximum(a, 0, out=empty_like(a))
         self.save(y)
         return y
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         (y,) = self.saved
-        return (grad * (y > 0),)
+        return (np.multiply(grad, y > 0, out=empty_like(grad)),)
 
 
 class Softmax(Function):

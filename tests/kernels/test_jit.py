@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -204,18 +203,3 @@ def test_an_exception_in_any_thread_reaches_the_caller(count, unit):
     done[unit] = -1
     with threads(count), pytest.raises(ValueError, match="a unit that cannot be done"):
         _count.over(10, done, np.zeros(10, int))
-
-
-def test_scratch_memory_begins_a_cache_line_and_is_kept_by_its_thread():
-    (first,), (longer, matrix) = (
-        jit.scratch_memory(np.float32, (1000,)),
-        jit.scratch_memory(np.float32, (5000,), (2, 30)),
-    )
-    assert first.shape == (1000,)
-    assert (longer.shape, matrix.shape) == ((5000,), (2, 30))
-    assert not np.shares_memory(longer, matrix)
-    assert longer.ctypes.data % 64 == 0
-    assert np.shares_memory(longer, jit.scratch_memory(np.float32, (3000,))[0])
-    assert not np.shares_memory(longer, jit.scratch_memory(np.int64, (1500,))[0])
-    with ThreadPoolExecutor(1) as pool:
-        assert not np.shares_memory(longer, pool.submit(jit.scratch_memory, np.float32, (3000,)).result()[0])

@@ -106,7 +106,7 @@ def winograd_pays(g: ConvGeometry, *, of_input: bool = False) -> bool:
     rows, columns = tile_rows(g.N, grid)
     tiles = max(1, rows * columns)
     boxes = cut_into_boxes(rows, columns, POSITIONS)
-    positions = WIDTH * int(panels_in(boxes).sum())  # those in vain included
+    positions: float = WIDTH * int(panels_in(boxes).sum())  # those in vain included
     if positions == WIDTH:
         together = int(tiles_in(boxes[0]))
         positions = min(positions, -(-together // ROWS) * ROWS + winograd.CLOSING * together / (g.K // g.groups))

@@ -35,7 +35,8 @@ from numba import get_num_threads, get_thread_id
 from minifcn_kernels.conv2d.block import copy_strided, fill, split_taps
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.loops import add_scaled
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
 
 BLOCK_BYTES = 2**15  # as much as a first-level cache holds
@@ -66,7 +67,7 @@ def keeps_width(g: ConvGeometry) -> bool:
 def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d`, map by map."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
-    y = np.empty(g.y_shape, x.dtype)
+    y = empty(g.y_shape, x.dtype)
     _run(y, x, w, bias, g.stride, (1, 1), g, _forward_plan(g, x.itemsize))
     return y
 
@@ -74,7 +75,7 @@ def conv2d_depthwise(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
 def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`, map by map."""
     no_bias = np.zeros(g.C, gy.dtype)
-    gx = np.empty(g.x_shape, gy.dtype)
+    gx = empty(g.x_shape, gy.dtype)
     _run(gx, gy, w, no_bias, (1, 1), g.stride, g, _backward_plan(g, gy.itemsize))
     return gx
 
@@ -82,7 +83,7 @@ def conv2d_grad_input_depthwise(gy: Array, w: Array, g: ConvGeometry) -> Array:
 def conv2d_grad_weight_depthwise(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight`, map by map; the maps of a batch are added in its order."""
     plan = _forward_plan(g, x.itemsize)
-    gw = np.empty((g.N, g.C, g.R * g.S), x.dtype)
+    gw = empty((g.N, g.C, g.R * g.S), x.dtype)
     (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
     _grad_weight.over(g.N * g.C, gw, scratch, x, gy, g.stride, plan.taps, *plan[2:])
     return gw.sum(axis=0).reshape(g.w_shape)

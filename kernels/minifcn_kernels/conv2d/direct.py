@@ -47,7 +47,8 @@ from minifcn_kernels.conv2d.block import (
     vector_positions,
 )
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 from minifcn_kernels.moves import interleave
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, tile
@@ -102,14 +103,14 @@ class Plan(NamedTuple):
 
 def conv2d_direct(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d` on the register tile."""
-    y = np.empty(g.y_shape, x.dtype)
+    y = empty(g.y_shape, x.dtype)
     _correlate(y, x, w, (g.C // g.groups * g.R * g.S, g.R * g.S), b, g.stride, g, _forward_plan(g, x.itemsize))
     return y
 
 
 def conv2d_grad_input_direct(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input` on the register tile."""
-    gx = np.empty(g.x_shape, gy.dtype)
+    gx = empty(g.x_shape, gy.dtype)
     _correlate(gx, gy, w, (g.R * g.S, g.C // g.groups * g.R * g.S), None, (1, 1), g, _backward_plan(g, gy.itemsize))
     return gx
 

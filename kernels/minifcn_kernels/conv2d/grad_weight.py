@@ -37,7 +37,8 @@ from minifcn_kernels.conv2d.block import (
     vector_positions,
 )
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled, scratch_memory, whole_lines
+from minifcn_kernels.jit import Array, compiled
+from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, lanes_of
 
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
 def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
     plan = _plan(g, x.itemsize)
-    partial = np.empty((plan.parts, *g.w_shape), x.dtype)
+    partial = empty((plan.parts, *g.w_shape), x.dtype)
     (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
     _grad_weight.over(len(plan.tasks), partial, scratch, x, gy, g.stride, *plan[1:])
     return partial[0] if plan.parts == 1 else partial.sum(axis=0)

@@ -12,6 +12,7 @@ import numpy as np
 
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty
 from minifcn_kernels.spatial import Pair, valid_outputs
 
 
@@ -47,7 +48,7 @@ def dot(a: Array, a_first: int, b: Array, b_first: int, b_step: int, count: int)
 def conv2d_loops(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d`: one thread owns one output plane."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
-    y = np.empty(g.y_shape, x.dtype)
+    y = empty(g.y_shape, x.dtype)
     _conv2d.over(g.N * g.K, y, x, w, bias, g.stride, g.padding, g.dilation, g.groups)
     return y
 

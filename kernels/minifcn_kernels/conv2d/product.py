@@ -36,7 +36,8 @@ from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory
 from minifcn_kernels.moves import interleave, prefetch
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, narrow_tile, tile
 
@@ -78,7 +79,7 @@ def is_product(g: ConvGeometry) -> bool:
 
 def conv2d_product(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d` as a matrix product."""
-    y = np.empty(g.y_shape, x.dtype)
+    y = empty(g.y_shape, x.dtype)
     K, C, P = g.K // g.groups, g.C // g.groups, g.H * g.W
     multiply(y, w, x, (K, C, g.N * P), _filters(g), maps(g, g.C, P), maps(g, g.K, P), g.groups, b)
     return y
@@ -86,7 +87,7 @@ def conv2d_product(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Arra
 
 def conv2d_grad_input_product(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input` as a matrix product."""
-    gx = np.empty(g.x_shape, gy.dtype)
+    gx = empty(g.x_shape, gy.dtype)
     K, C, P = g.K // g.groups, g.C // g.groups, g.H * g.W
     multiply(gx, w, gy, (C, K, g.N * P), _filters(g).transposed, maps(g, g.K, P), maps(g, g.C, P), g.groups)
     return gx
@@ -94,7 +95,7 @@ def conv2d_grad_input_product(gy: Array, w: Array, g: ConvGeometry) -> Array:
 
 def conv2d_grad_weight_product(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` as a matrix product."""
-    gw = np.empty(g.w_shape, x.dtype)
+    gw = empty(g.w_shape, x.dtype)
     K, C, P = g.K // g.groups, g.C // g.groups, g.H * g.W
     multiply(gw, gy, x, (K, g.N * P, C), maps(g, g.K, P), maps(g, g.C, P).transposed, _filters(g), g.groups)
     return gw
@@ -144,7 +145,7 @@ def multiply(
     starts = np.zeros(groups * M + M + ROWS, out.dtype)
     if bias is not None and not exchanged:
         starts[: groups * M] = bias
-    partial = out if parts == 1 else np.empty((parts, *out.shape), out.dtype)
+    partial = out if parts == 1 else empty((parts, *out.shape), out.dtype)
     width = VECTORS * VECTOR_BYTES // out.itemsize
     memory = TILES * (LOT_ROWS + DEPTH + 1) * width + DEPTH * (LEFT_ROWS + LINE_BYTES // out.itemsize) + width
     (scratch,) = scratch_memory(out.dtype, (get_num_threads(), memory))

@@ -17,6 +17,7 @@ import numpy as np
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.product import Operand, maps, multiply
 from minifcn_kernels.jit import Array, compiled
+from minifcn_kernels.memory import empty
 from minifcn_kernels.spatial import Pair, valid_outputs
 
 # Numbers of G at a time: 16 MB of float32.
@@ -45,7 +46,7 @@ def conv2d_grad_input_scatter(gy: Array, w: Array, g: ConvGeometry) -> Array:
     taps = g.R * g.S
     lot = max(1, min(C, SUMS // max(1, _sums_of_channel(g))))
     lots = -(-C // lot)
-    sums = np.empty((g.groups, -(-C // lots), g.R, g.S, pixels), gy.dtype)
+    sums = empty((g.groups, -(-C // lots), g.R, g.S, pixels), gy.dtype)
     for c0, c1 in ((C * i // lots, C * (i + 1) // lots) for i in range(lots)):
         rows = (c1 - c0) * taps
         G = sums.reshape(-1)[: g.groups * rows * pixels].reshape(g.groups, c1 - c0, g.R, g.S, pixels)

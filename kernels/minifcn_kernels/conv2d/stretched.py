@@ -28,7 +28,8 @@ from numba import get_num_threads, get_thread_id
 from minifcn_kernels.conv2d.block import fill
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.depthwise import ceil_div
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
 
 # Rows of the small map to a task: enough that making the periodic rows does not count, and that there are many tasks.
@@ -38,7 +39,7 @@ BAND = 32
 def conv2d_stretched(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Array:
     """`conv2d`: products on long rows, added up by strides."""
     bias = np.zeros(g.K, x.dtype) if b is None else b
-    y = np.empty(g.y_shape, x.dtype)
+    y = empty(g.y_shape, x.dtype)
     tasks = g.N * g.K * -(-g.OH // BAND)
     length, shifts = g.OW * g.stride[1], -(-g.S // g.stride[1])
     memory = _memory(x, (g.R * shifts * length, length), g.R)
@@ -48,7 +49,7 @@ def conv2d_stretched(x: Array, w: Array, b: Array | None, g: ConvGeometry) -> Ar
 
 def conv2d_grad_input_stretched(gy: Array, w: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_input`: products with stretched rows."""
-    gx = np.empty(g.x_shape, gy.dtype)
+    gx = empty(g.x_shape, gy.dtype)
     top, bottom = g.padding[0] // g.stride[0], -(-(g.padding[0] + g.H) // g.stride[0])
     tasks = g.N * g.C * -(-(bottom - top) // BAND)
     reach, shifts = g.dilation[0] * (g.R - 1) // g.stride[0], -(-g.S // g.stride[1])

@@ -79,7 +79,8 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     transform_data,
 )
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TILE, points_to_outputs
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory
 from minifcn_kernels.moves import interleave, move_vector
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, narrow_tile, tile
 
@@ -136,7 +137,7 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
     if blocks:
         (desks,) = scratch_memory(np.float32, (threads, desk))
         transform_filters.over(blocks, U, desks, w, grid, origins, g.groups, transposed)
-    y = np.empty(g.y_shape, x.dtype)
+    y = empty(g.y_shape, x.dtype)
     # What sums at a point begin with: zeros; or a filter's bias, of which the last tile may want some too many.
     starts = np.concatenate([np.zeros(FILTERS, b.dtype), b, np.zeros(ROWS, b.dtype)])
     V = v_lots * int(panels_in(boxes).max(initial=0)) * V_PANEL

@@ -57,7 +57,8 @@ from minifcn_kernels.conv2d.winograd_tiles import (
     transform_data,
 )
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, outputs_to_points, points_to_taps
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTORS, narrow_tile, tile
 
@@ -94,7 +95,7 @@ def conv2d_grad_weight_winograd(x: Array, gy: Array, g: ConvGeometry) -> Array:
     v_step, z_step = -(-depth // CHANNELS) * V_BLOCK, vectors * Z_BLOCK  # from box to box
     together = max(1, min(len(boxes), BATCH // (v_step + z_step)))
     threads = get_num_threads()
-    gw = np.empty(g.w_shape, x.dtype)
+    gw = empty(g.w_shape, x.dtype)
     rows = scratch_rows(threads, boxes, origins)
     if together < len(boxes) and depth <= BLOCK_CHANNELS and vectors <= BLOCK_VECTORS:
         parts = min(PARTS, len(boxes))

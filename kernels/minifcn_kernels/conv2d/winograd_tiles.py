@@ -46,7 +46,8 @@ from minifcn_kernels.conv2d.block import copy_every, prefetch_run
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, data_to_points, row_to_points
-from minifcn_kernels.jit import Array, inlined, scratch_memory
+from minifcn_kernels.jit import Array, inlined
+from minifcn_kernels.memory import scratch_memory
 from minifcn_kernels.moves import move_number
 from minifcn_kernels.spatial import Pair, valid_outputs
 from minifcn_kernels.tile import VECTORS

@@ -2,11 +2,10 @@
 
 from math import prod
 
-import numpy as np
-
 from minifcn_kernels.crop.contract import crop, crop_grad, crop_window, fuse
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array, compiled
+from minifcn_kernels.memory import empty
 from minifcn_kernels.spatial import IntOrPair, Pair
 
 
@@ -14,7 +13,7 @@ from minifcn_kernels.spatial import IntOrPair, Pair
 def crop_loops(x: Array, offset: IntOrPair, size: IntOrPair) -> Array:
     """`crop`, row by row."""
     offset, size = crop_window(x.shape, offset, size)
-    y = np.empty((*x.shape[:2], *size), x.dtype)
+    y = empty((*x.shape[:2], *size), x.dtype)
     _crop.over(prod(y.shape[:3]), y, x, offset)
     return y
 
@@ -37,7 +36,7 @@ def crop_grad_loops(gy: Array, offset: IntOrPair, x_shape: tuple[int, int, int, 
     """`crop_grad`, row by row."""
     offset, size = crop_window(x_shape, offset, gy.shape[2:])
     check_shape("crop_grad", "gy", gy.shape, (*x_shape[:2], *size))
-    gx = np.empty(x_shape, gy.dtype)
+    gx = empty(x_shape, gy.dtype)
     _crop_grad.over(prod(gx.shape[:3]), gx, gy, offset)
     return gx
 
@@ -64,7 +63,7 @@ def _crop_grad(first: int, last: int, out: Array, gy: Array, offset: Pair) -> No
 def fuse_loops(coarse: Array, fine: Array, offset: IntOrPair) -> Array:
     """`fuse`, row by row: the crop is never written to memory."""
     offset, _ = crop_window(fine.shape, offset, coarse.shape[2:])
-    y = np.empty(coarse.shape, coarse.dtype)
+    y = empty(coarse.shape, coarse.dtype)
     _fuse.over(prod(y.shape[:3]), y, coarse, fine, offset)
     return y
 

@@ -19,7 +19,8 @@ from minifcn_kernels.cross_entropy.contract import (
     softmax_cross_entropy_grad,
 )
 from minifcn_kernels.cross_entropy.exponential import exponentials
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
+from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 
 
 @softmax_cross_entropy.implementation("numba")
@@ -34,7 +35,7 @@ def softmax_cross_entropy_loops(
 ) -> Array:
     """`softmax_cross_entropy`: a loss per pixel, compiled; their sum, in NumPy."""
     label, v = label_and_weight(logits, target, weight, mask, ignore_index)
-    loss = np.empty(label.shape, logits.dtype)
+    loss = empty(label.shape, logits.dtype)
     (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 4, *whole_lines(logits.itemsize, logits.shape[3])))
     _pixel_losses.over(prod(label.shape[:2]), loss, scratch, logits, label, v)
     return reduce(loss, v, reduction)
@@ -76,7 +77,7 @@ def softmax_cross_entropy_grad_loops(
 ) -> Array:
     """`softmax_cross_entropy_grad`: the exponentials are written where the gradient will be."""
     label, u = label_and_cotangent(gy, logits, target, weight, mask, ignore_index, reduction)
-    g = np.empty(logits.shape, logits.dtype)
+    g = empty(logits.shape, logits.dtype)
     (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 4, *whole_lines(logits.itemsize, logits.shape[3])))
     _logit_gradients.over(prod(label.shape[:2]), g, scratch, logits, label, u)
     return g

@@ -4,22 +4,22 @@ Powers cost far more than sums, so the few squares of a window are simply added 
 sum would take off what it once added, and be left with the rounding errors of channels long gone.
 """
 
-import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.jit import Array, compiled, inlined, scratch_memory, whole_lines
+from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.local_response_norm.contract import (
     check_constants,
     local_response_norm,
     local_response_norm_grad,
 )
+from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 
 
 @local_response_norm.implementation("numba")
 def local_response_norm_loops(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """`local_response_norm`, row by row."""
     check_constants(size, alpha, k)
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     (scratch,) = scratch_memory(x.dtype, (get_num_threads(), *whole_lines(x.itemsize, x.shape[3])))
     _local_response_norm.over(x.shape[0] * x.shape[2], y, scratch, x, size, float(alpha), float(beta), float(k))
     return y
@@ -55,7 +55,7 @@ def fill_scale(scale: Array, x: Array, h: int, c: int, size: int, alpha: float, 
 def local_response_norm_grad_loops(gy: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """`local_response_norm_grad`, row by row."""
     check_constants(size, alpha, k)
-    gx = np.empty(x.shape, x.dtype)
+    gx = empty(x.shape, x.dtype)
     threads, (row,) = get_num_threads(), whole_lines(x.itemsize, x.shape[3])
     scratch = scratch_memory(x.dtype, (threads, row), (threads, x.shape[1], row))
     constants = float(alpha), float(beta), float(k)
