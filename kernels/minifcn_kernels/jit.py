@@ -40,6 +40,7 @@ from numba.core.types.containers import Tuple
 from numpy.typing import NDArray
 
 from minifcn_kernels.threads import share_out
+from minifcn_kernels.tile import VECTOR_BYTES
 
 Array = NDArray[Any]
 
@@ -182,7 +183,7 @@ def cache_folder(op: Path) -> Path:
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
     # Numba's own key covers the CPU, but not these.
-    for part in (numba.__version__, llvmlite.__version__, np.__version__, config.BOUNDSCHECK):
+    for part in (numba.__version__, llvmlite.__version__, np.__version__, config.BOUNDSCHECK, VECTOR_BYTES):
         digest.update(str(part).encode())
     folder = cache_home() / f"{op.name}-{digest.hexdigest()[:16]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from minifcn_kernels.tile import ROWS, array_data, ask_for, integer, shuffle, vector_place, vector_type
+from minifcn_kernels.tile import ROWS, array_data, ask_for, integer, interleaved, shuffle, vector_place, vector_type
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -154,33 +154,47 @@ def move_every_second(typing_context: Any, target: Any, to: Any, source: Any, fi
 def interleave(
     typing_context: Any, target: Any, to: Any, to_step: Any, source: Any, first: Any, step: Any, rows: Any
 ) -> Any:
-    """target[to + l·to_step + m] = source[first + m·step + l] for l < lanes, m < `ROWS`: turns rows into columns.
+    """target[to + l·to_step + m] = source[first + m·step + l] for l < lanes, m < `group_of`: turns rows into columns.
 
-    Two flat arrays of one float dtype. Rows of the source from ``rows`` on are not read, and what is written for them
-    has no meaning. Nothing is checked.
+    Rows of the source from ``rows`` on are not read, and what is written for them has no meaning.
     """
     signature = types.void(target, to, to_step, source, first, step, rows)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         _, to, to_step, _, first, step, rows = arguments
+        group, last = _group(context, signature.args[0]), builder.sub(rows, integer(1))
         vectors = []
-        for row in _clamped_rows(builder, rows):
+        for m in range(group):
+            row = builder.select(builder.icmp_signed("<", integer(m), last), integer(m), last)
             index = builder.add(first, builder.mul(row, step))
             place, vector, item_bytes = vector_place(context, builder, signature.args[3], arguments[3], index)
             vectors.append(builder.load(place, typ=vector, align=item_bytes))
-        # Shuffle like a deck of cards, half with half, until a single vector as long as all is left.
-        while len(vectors) > 1:
-            half, length = len(vectors) // 2, vectors[0].type.count
-            order = [card for first in range(length) for card in (first, length + first)]
-            vectors = [shuffle(builder, vectors[m], vectors[m + half], order) for m in range(half)]
-        for column in range(vectors[0].type.count // ROWS):
-            numbers = shuffle(builder, vectors[0], vectors[0], range(column * ROWS, (column + 1) * ROWS))
+        turned = interleaved(builder, vectors)
+        for column in range(turned.type.count // group):
+            numbers = shuffle(builder, turned, turned, range(column * group, (column + 1) * group))
             index = builder.add(to, builder.mul(integer(column), to_step))
             place, _, item_bytes = vector_place(context, builder, signature.args[0], arguments[0], index)
             builder.store(numbers, builder.bitcast(place, numbers.type.as_pointer()), align=item_bytes)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def group_of(typing_context: Any, array: Any) -> Any:
+    """How many rows are turned together: as many as a tile has, but no more than a vector has numbers.
+
+    So it divides a tile's rows, and its columns, too.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return integer(_group(context, signature.args[0]))
+
+    return types.int64(array), generate
+
+
+def _group(context: Any, array_type: Any) -> int:
+    return min(ROWS, vector_type(context, array_type)[1])
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -194,10 +208,3 @@ def prefetch(typing_context: Any, source: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return signature, generate
-
-
-def _clamped_rows(builder: ir.IRBuilder, rows: Any) -> list[Any]:
-    """Return the numbers of `ROWS` rows, where those from ``rows`` on repeat the last."""
-    last = builder.sub(rows, integer(1))
-    inside = [builder.icmp_signed("<", integer(m), last) for m in range(ROWS)]
-    return [builder.select(inside[m], integer(m), last) for m in range(ROWS)]

@@ -197,6 +197,7 @@ def dot_tile(
 
     over 0 ≤ d < depth and l < lanes, for m < `ROWS`, v < `VECTORS`. Each of the tile's sums is a vector of partial
     sums, one for each lane, until all is added up. Arrays are those of `tile`; depth is at least 1; nothing is checked.
+    Of c, the number behind each row of the tile is loaded and stored as well, unchanged.
     """
     signature = types.void(depth, a, a_first, a_step, b, b_starts, first_start, b_offsets, c, c_first, c_step)
 
@@ -208,7 +209,7 @@ def dot_tile(
             place, vector, item_bytes = vector_place(context, builder, array_type, array, index)
             return builder.load(place, typ=vector, align=item_bytes)
 
-        element, lanes, vector, _ = vector_type(context, a_type)
+        element, lanes, vector, item_bytes = vector_type(context, a_type)
         a_rows = [builder.add(a_first, builder.mul(integer(m), a_step)) for m in range(ROWS)]
         starts, offsets = (
             array_data(context, builder, *table) for table in ((starts_type, starts), (offsets_type, offsets))
@@ -222,11 +223,18 @@ def dot_tile(
 
         sums = _accumulate(builder, depth, vector, VECTORS, operands)
         c_data = array_data(context, builder, c_type, c)
-        rows = [builder.add(c_first, builder.mul(integer(m), c_step)) for m in range(ROWS)]
-        for v in range(VECTORS):
-            for m, total in enumerate(_sums_of_lanes(builder, sums[v::VECTORS])):
-                place = builder.gep(c_data, [builder.add(rows[m], integer(v))], source_etype=element)
-                builder.store(builder.fadd(builder.load(place, typ=element), total), place)
+        # Rows of the tile's sums, filled up with zeros to a power of two.
+        length = 1 << (VECTORS - 1).bit_length()
+        columns = [_sums_of_lanes(builder, sums[v::VECTORS]) for v in range(VECTORS)]
+        nothing = ir.Constant(columns[0].type, [0.0] * ROWS)
+        totals = interleaved(builder, columns + [nothing] * (length - VECTORS))
+        for m in range(ROWS):
+            row = shuffle(builder, totals, totals, range(m * length, (m + 1) * length))
+            index = builder.add(c_first, builder.mul(integer(m), c_step))
+            place = builder.bitcast(builder.gep(c_data, [index], source_etype=element), row.type.as_pointer())
+            builder.store(
+                builder.fadd(builder.load(place, typ=row.type, align=item_bytes), row), place, align=item_bytes
+            )
         return context.get_dummy_value()
 
     return signature, generate
@@ -299,8 +307,8 @@ def _either(builder: ir.IRBuilder, condition: Any, one: Callable[[], Any], other
     return values
 
 
-def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
-    """Add up the lanes of each of a power of two of vectors.
+def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Add up the lanes of each of a power of two of vectors, and return the sums in one vector.
 
     The halves of one vector are added in the same instruction as those of another, into the halves of a single vector;
     and so on with the halves of the halves. For four vectors of eight lanes that takes half the instructions.
@@ -316,8 +324,7 @@ def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> list[Any]:
             for one, other in zip(vectors[:apart], vectors[-apart:], strict=True)
         ]
         block = half
-    lanes = vectors[0].type.count
-    return [builder.extract_element(v, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes) for v in vectors]
+    return interleaved(builder, vectors)
 
 
 def ask_for(builder: ir.IRBuilder, place: Any) -> None:
@@ -339,6 +346,15 @@ def integer_at(builder: ir.IRBuilder, data: Any, index: Any) -> Any:
     """Load ``data[index]``, of integers."""
     integer = ir.IntType(64)
     return builder.load(builder.gep(data, [index], source_etype=integer), typ=integer)
+
+
+def interleaved(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Make one vector of a power of two of them: the first number of each, then the second of each, and so on."""
+    while len(vectors) > 1:  # shuffle like a deck of cards, half with half
+        half, length = len(vectors) // 2, vectors[0].type.count
+        order = [card for first in range(length) for card in (first, length + first)]
+        vectors = [shuffle(builder, vectors[m], vectors[m + half], order) for m in range(half)]
+    return vectors[0]
 
 
 def shuffle(builder: ir.IRBuilder, one: Any, other: Any, order: Sequence[int]) -> Any:

@@ -12,6 +12,7 @@ from geometry import SEEDS, whole
 from minifcn.random import stream
 from minifcn_kernels.moves import (
     clear_vector,
+    group_of,
     interleave,
     interleave_two,
     move_every_second,
@@ -123,6 +124,8 @@ def run_moves(out, interleaved, source, rows):
 @pytest.mark.parametrize("rows", range(1, ROWS + 1))
 def test_vectors_are_moved_and_interleaved(dtype, rows):
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    group = min(ROWS, lanes)
+    rows = min(rows, group)
     source = np.arange(1000, dtype=dtype)
     source[2 + (rows - 1) * 70 + lanes :] = np.nan  # what follows the last row must not be read
     moved, flat = np.full(100, -1, dtype), np.full(1 + lanes * (ROWS + 3), -1, dtype)
@@ -132,8 +135,21 @@ def test_vectors_are_moved_and_interleaved(dtype, rows):
     columns = 2 + np.arange(rows) * 70 + np.arange(lanes)[:, None]  # (lanes, rows)
     np.testing.assert_array_equal(interleaved[:, :rows], columns)
     assert not np.isnan(interleaved).any()
-    assert (interleaved[:, ROWS:] == -1).all()
+    assert (interleaved[:, group:] == -1).all()
     assert flat[0] == -1
+
+
+@numba.njit
+def run_group_of(array):
+    return group_of(array)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_rows_that_are_turned_together_divide_those_of_a_tile_and_its_columns(dtype):
+    array = np.zeros(1, dtype)
+    group, lanes = run_group_of(array), VECTOR_BYTES // array.itemsize
+    assert group > 1
+    assert ROWS % group == VECTORS * lanes % group == 0
 
 
 @numba.njit

@@ -49,7 +49,7 @@ from minifcn_kernels.conv2d.block import (
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory, whole_lines
-from minifcn_kernels.moves import interleave
+from minifcn_kernels.moves import group_of, interleave
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, tile
 
@@ -401,7 +401,8 @@ def _pack_run(packed: Array, to: int, w: Array, first: int, step: int, count: in
     lanes = lanes_of(w)
     whole = count // lanes * lanes
     for j in range(0, whole, lanes):
-        interleave(packed, to + j * ROWS, ROWS, w, first + j, step, ROWS)
+        for row in range(0, ROWS, group_of(w)):
+            interleave(packed, to + j * ROWS + row, ROWS, w, first + j + row * step, step, ROWS)
     t, s, s_step = np.uint64(to + whole * ROWS), np.uint64(first + whole), np.uint64(step)
     for _ in range(count - whole):
         for row in range(np.uint64(ROWS)):

@@ -127,7 +127,7 @@ def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
             channels * len(phases) * plane + lanes,  # the last vector may read past the end
             0 if box.in_place else len(offsets) * vectors * lanes + lanes,
             left_rows * vectors * lanes,
-            left_rows * -(-min(in_task, C) // channels) * len(starts),
+            left_rows * -(-min(in_task, C) // channels) * len(starts) + 1,  # see `dot_tile`
         ),
         len(taps),
         phases,

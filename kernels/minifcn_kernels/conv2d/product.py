@@ -38,7 +38,7 @@ from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory
-from minifcn_kernels.moves import interleave, prefetch
+from minifcn_kernels.moves import group_of, interleave, prefetch
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, narrow_tile, tile
 
 # Along an index, numbers lie ``step`` apart, but after every ``length`` of them the next is ``jump`` from the first.
@@ -382,8 +382,8 @@ def _pack(
             pieces += 1
         gather(panel, width, source, offsets, d1 - d0, froms[:pieces], tos[:pieces])
     else:
-        for n in range(n0, n1, ROWS):
-            rows = min(ROWS, n1 - n)
+        for n in range(n0, n1, group_of(panel)):
+            rows = min(group_of(panel), n1 - n)
             tile_first = (n - n0) // width * tile_step + (n - n0) % width
             d = d0
             while d < d1:

@@ -330,7 +330,7 @@ def _turn(M: Array, N: Array, begins: Array, begin: int, lots: int, tiles: int) 
     for step in range(lots * POINTS):
         lot, point = step // POINTS, step % POINTS
         to, first = point * M_STEP + lot * FILTERS * WIDTH, lot * N_LOT + point * N_STEP
-        for p in range(0, tiles, ROWS):
+        for p in range(0, tiles, min(ROWS, LANES)):
             for f in range(0, FILTERS, LANES):
                 interleave(M, to + f * WIDTH + p, WIDTH, N, first + p * FILTERS + f, FILTERS, ROWS)
         if point == BIAS_POINT:
