@@ -59,6 +59,7 @@ from minifcn_kernels.conv2d.winograd_tiles import (
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, TILE, outputs_to_points, points_to_taps
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory
+from minifcn_kernels.moves import interleave, move_number
 from minifcn_kernels.spatial import Pair
 from minifcn_kernels.tile import ROWS, VECTORS, narrow_tile, tile
 
@@ -69,13 +70,16 @@ SHARE = 8
 # Steps in the transforms of a vector of filters: from point to point, and to the next vector.
 Z_STEP = POSITIONS * LANES + SKEW
 Z_BLOCK = POINTS * Z_STEP
-# What a thread needs to transform such a vector: a row of each filter, the tiles, and one tile at 24 and 36 points.
+# What a thread needs to transform such a vector: a row of each filter, the tiles, and one tile at 24 and 36 points. It
+# is more than it needs to go back.
 DESK = max(WORKSPACE, LANES * ROW + TILE * TILE * Z_STEP + TILE * REACH * LANES)
 # At most so many virtual channels and vectors of filters make a block, whose sums (440 KB with AVX2) stay in a
 # second-level cache of 512 KB until all 36 points are there. Rather less, if that would make only a few blocks.
 BLOCK_CHANNELS, BLOCK_VECTORS = 64, 2 * VECTORS
 S_BLOCK = POINTS * (BLOCK_CHANNELS * BLOCK_VECTORS * LANES + SKEW)
 FEW_BLOCKS = 8
+# Channels whose taps are turned together.
+TURNED = min(ROWS, LANES)
 PARTS = 8  # enough to keep several threads evenly busy
 # Where the tile finds its tiles and the vectors of filters in Z, and what its sums begin with.
 Z_OFFSETS, STARTS, ZEROS = np.arange(POSITIONS) * LANES, np.arange(VECTORS) * Z_BLOCK, np.zeros(ROWS, np.float32)
@@ -261,7 +265,7 @@ def _add_up_parts(
     """Add up the sums of the parts, block by block, and write the weights' gradients."""
     K = out.shape[0] // groups
     total_row, total_step = _steps(out.shape[1] * len(origins), (K + LANES - 1) // LANES)
-    s, taps = scratch[get_thread_id()], scratch_desks[get_thread_id()][: TAPS * REACH * LANES]
+    s, desk = scratch[get_thread_id()], scratch_desks[get_thread_id()]
     for block in blocks[first:last]:
         s_row, s_step = _steps(block.v1 - block.v0, block.k1 - block.k0)
         for point in range(POINTS):
@@ -273,7 +277,7 @@ def _add_up_parts(
                         fill(s, to, s_row, 0)
                     for i in range(s_row):
                         s[to + i] += totals[part, source + i]
-        _transform_back(out, taps, s, s_row, s_step, group, K, block, grid[0], origins)
+        _transform_back(out, desk, s, s_row, s_step, group, K, block, grid[0], origins)
 
 
 @compiled
@@ -301,7 +305,7 @@ def _add_up(
     ``tiles`` and ``offsets`` are `_tiles_of` these boxes. ``begins`` and ``ends`` say whether they are the first boxes,
     and the last.
     """
-    s, taps = scratch[get_thread_id()], scratch_desks[get_thread_id()][: TAPS * REACH * LANES]
+    s, desk = scratch[get_thread_id()], scratch_desks[get_thread_id()]
     for unit in range(first, last):
         block = blocks[unit]
         s_row, s_step = _steps(block.v1 - block.v0, block.k1 - block.k0)
@@ -311,7 +315,7 @@ def _add_up(
             for i in range(POINTS * s_step):
                 s[i] += total[i]
         if ends:
-            _transform_back(out, taps, s, s_row, s_step, group, out.shape[0] // groups, block, grid[0], origins)
+            _transform_back(out, desk, s, s_row, s_step, group, out.shape[0] // groups, block, grid[0], origins)
         else:
             total = out_totals[unit]
             for i in range(POINTS * s_step):
@@ -400,23 +404,39 @@ def _multiply(
 
 @inlined
 def _transform_back(
-    gw: Array, taps: Array, s: Array, s_row: int, s_step: int, group: int, K: int, block: Any, grid: Any, origins: Array
+    gw: Array, desk: Array, s: Array, s_row: int, s_step: int, group: int, K: int, block: Any, grid: Any, origins: Array
 ) -> None:
-    """gw = Gᵀ S G for a block; each of the nine goes to its tap, if the filter has it."""
+    """gw = Gᵀ S G for a block; each of the nine goes to its tap, if the filter has it.
+
+    A filter's taps and channels lie side by side, and filters far apart. So some channels are made first and then
+    turned, to be written by runs of neighbours.
+    """
     _, C, R, S = gw.shape
     gw_flat = gw.reshape(-1)
-    three = len(taps) // (REACH * LANES)  # see `transform_data`
+    points, taps = desk[: TAPS * REACH * LANES], desk[TAPS * REACH * LANES :]
+    three = len(points) // (REACH * LANES)  # see `transform_data`
+    neighbours = len(origins) == 1 and R == S == TAPS
     for k in range(block.k0, min(block.k1, (K + LANES - 1) // LANES)):
-        for v in range(block.v0, block.v1):
-            first = (v - block.v0) * s_row + (k - block.k0) * LANES
-            for j in range(2 * three):
-                points_to_taps(taps, j * LANES, REACH * LANES, s, first + j * s_step, REACH * s_step)
-            for i in range(three):
-                points_to_taps(taps, i * TAPS * LANES, LANES, taps, i * REACH * LANES, LANES)
-            c, origin = v // len(origins), origins[v % len(origins)]
-            for tap in range(three * TAPS):
-                row, column = origin.r + tap // TAPS * grid.apart_h, origin.s + tap % TAPS * grid.apart_w
-                if row < R and column < S:
-                    to = np.uint64((((group * K + k * LANES) * C + c) * R + row) * S + column)
-                    for lane in range(np.uint64(min(LANES, K - k * LANES))):
-                        gw_flat[to + lane * np.uint64(C * R * S)] = taps[np.uint64(tap * LANES) + lane]
+        filters, k_first = min(LANES, K - k * LANES), (group * K + k * LANES) * C
+        for v0 in range(block.v0, block.v1, TURNED):
+            v1 = min(v0 + TURNED, block.v1)
+            for v in range(v0, v1):
+                first = (v - block.v0) * s_row + (k - block.k0) * LANES
+                for j in range(2 * three):
+                    points_to_taps(points, j * LANES, REACH * LANES, s, first + j * s_step, REACH * s_step)
+                for i in range(three):
+                    to = ((v - v0) * TAPS + i) * TAPS * LANES
+                    points_to_taps(taps, to, LANES, points, i * REACH * LANES, LANES)
+            if neighbours and v1 - v0 == TURNED and filters == LANES:
+                for tap in range(0, TURNED * TAPS * TAPS, TURNED):
+                    to = (k_first + v0) * TAPS * TAPS + tap
+                    interleave(gw_flat, to, C * TAPS * TAPS, taps, tap * LANES, LANES, TURNED)
+            else:
+                for v in range(v0, v1):
+                    c, origin = v // len(origins), origins[v % len(origins)]
+                    for tap in range(three * TAPS):
+                        row, column = origin.r + tap // TAPS * grid.apart_h, origin.s + tap % TAPS * grid.apart_w
+                        if row < R and column < S:
+                            to, source = ((k_first + c) * R + row) * S + column, ((v - v0) * TAPS * TAPS + tap) * LANES
+                            for lane in range(filters):
+                                move_number(gw_flat, to + lane * C * R * S, taps, source + lane)
