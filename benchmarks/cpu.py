@@ -20,6 +20,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+# Read when PyTorch is imported, so it is set before: see `pairs`.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 from layers import ROWS, Row, convolution, memory_bound, on_cpu
 from pairs import Pair, Times, compare, copy_bandwidth, peak_flops, set_threads

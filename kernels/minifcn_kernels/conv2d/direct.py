@@ -22,7 +22,7 @@ taps that it meets, and no zeros are multiplied. A box is computed on all grids 
 
 A thread's scratch memory is a block (at most BLOCK numbers, or else a single channel's), a panel (at most PANEL
 numbers, or else a single channel's) and sums (at most SUMS numbers, or else a tile width of a task's filters): about
-1 MB at most, save for strides and filters of 64 and the like; it does not grow with the image. To it come packed
+1.3 MB at most, save for strides and filters of 64 and the like; it does not grow with the image. To it come packed
 filters, at most BOX_FILTERS of them; a thread keeps them for the next task if that differs only in its boxes.
 """
 
