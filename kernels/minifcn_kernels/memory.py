@@ -141,3 +141,13 @@ def whole_lines(item_bytes: int, *counts: int) -> tuple[int, ...]:
     """
     in_line = CACHE_LINE // item_bytes
     return tuple(-(-count // in_line) * in_line for count in counts)
+
+
+def odd_lines(item_bytes: int, count: int) -> int:
+    """Round a row's count of numbers up to an odd number of cache lines.
+
+    Rows that are read and written side by side must not lie a multiple of 4096 bytes apart: a processor takes a load
+    for one of what was just stored, if the last twelve bits of their addresses are the same, and waits.
+    """
+    (whole,) = whole_lines(item_bytes, count)
+    return whole | CACHE_LINE // item_bytes

@@ -174,3 +174,12 @@ def test_scratch_memory_begins_a_cache_line_and_is_kept_by_its_thread():
 def test_whole_lines():
     assert memory.whole_lines(4, 0, 1, 16, 17) == (0, 16, 16, 32)
     assert memory.whole_lines(8, 1, 8, 9) == (8, 8, 16)
+
+
+@pytest.mark.parametrize("item_bytes", [4, 8])
+def test_rows_of_odd_lines_lie_no_page_apart(item_bytes):
+    for count in range(1, 3000):
+        row = memory.odd_lines(item_bytes, count) * item_bytes
+        assert count * item_bytes <= row < count * item_bytes + 2 * memory.CACHE_LINE
+        assert row % memory.CACHE_LINE == 0
+        assert all(rows * row % 4096 for rows in range(1, 64))

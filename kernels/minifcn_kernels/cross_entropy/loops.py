@@ -20,7 +20,7 @@ from minifcn_kernels.cross_entropy.contract import (
 )
 from minifcn_kernels.cross_entropy.exponential import exponentials
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.memory import empty, scratch_memory, whole_lines
+from minifcn_kernels.memory import empty, odd_lines, scratch_memory
 
 
 @softmax_cross_entropy.implementation("numba")
@@ -36,7 +36,7 @@ def softmax_cross_entropy_loops(
     """`softmax_cross_entropy`: a loss per pixel, compiled; their sum, in NumPy."""
     label, v = label_and_weight(logits, target, weight, mask, ignore_index)
     loss = empty(label.shape, logits.dtype)
-    (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 4, *whole_lines(logits.itemsize, logits.shape[3])))
+    (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 3, odd_lines(logits.itemsize, logits.shape[3])))
     _pixel_losses.over(prod(label.shape[:2]), loss, scratch, logits, label, v)
     return reduce(loss, v, reduction)
 
@@ -45,12 +45,12 @@ def softmax_cross_entropy_loops(
 def _pixel_losses(first: int, last: int, out: Array, scratch: Array, logits: Array, label: Array, v: Array) -> None:
     _, C, H, W = logits.shape
     rows = scratch[get_thread_id()]
-    largest, larger, sums, powers = rows[0][:W], rows[1][:W], rows[2][:W], rows[3][:W]
+    largest, sums, powers = rows[0][:W], rows[1][:W], rows[2][:W]
     for row in range(first, last):
         n = row // H
         h = row % H
         z = logits[n]
-        largest_logits(largest, larger, z, h)
+        largest_logits(largest, z, h)
         for w in range(W):
             # How far the target lies below the winner: exact, or nearly, however large both are. It is stored before
             # the logarithm is known, or else the compiler, which may reorder sums, would add that to the winner first.
@@ -78,7 +78,7 @@ def softmax_cross_entropy_grad_loops(
     """`softmax_cross_entropy_grad`: the exponentials are written where the gradient will be."""
     label, u = label_and_cotangent(gy, logits, target, weight, mask, ignore_index, reduction)
     g = empty(logits.shape, logits.dtype)
-    (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 4, *whole_lines(logits.itemsize, logits.shape[3])))
+    (scratch,) = scratch_memory(logits.dtype, (get_num_threads(), 3, odd_lines(logits.itemsize, logits.shape[3])))
     _logit_gradients.over(prod(label.shape[:2]), g, scratch, logits, label, u)
     return g
 
@@ -87,12 +87,12 @@ def softmax_cross_entropy_grad_loops(
 def _logit_gradients(first: int, last: int, out: Array, scratch: Array, logits: Array, label: Array, u: Array) -> None:
     _, C, H, W = logits.shape
     rows = scratch[get_thread_id()]
-    largest, larger, sums, scale = rows[0][:W], rows[1][:W], rows[2][:W], rows[3][:W]
+    largest, sums, scale = rows[0][:W], rows[1][:W], rows[2][:W]
     for row in range(first, last):
         n = row // H
         h = row % H
         z, g = logits[n], out[n]
-        largest_logits(largest, larger, z, h)
+        largest_logits(largest, z, h)
         sums[:] = 0
         for c in range(C):
             exponentials(g[c, h], z[c, h], largest)
@@ -108,17 +108,17 @@ def _logit_gradients(first: int, last: int, out: Array, scratch: Array, logits: 
 
 
 @inlined
-def largest_logits(largest: Array, other: Array, z: Array, h: int) -> None:
-    """Write the largest logit of each pixel of row h, (W,), given an image's logits, (C, H, W), and another row.
+def largest_logits(largest: Array, z: Array, h: int) -> None:
+    """Write the largest logit of each pixel of row h, (W,), given an image's logits, (C, H, W).
 
     NaN may get lost here; its exponential brings it back.
     """
-    # To another row each time: of a choice between what is there and something else the compiler makes a masked store,
-    # which takes AMD's processors three times as long. So it begins with the row with which it ends in ``largest``.
-    now, then = (largest, other) if len(z) % 2 == 1 else (other, largest)
-    for w in range(len(now)):
-        now[w] = z[0, h, w]
-    for c in range(1, len(z)):
-        for w in range(len(now)):
-            then[w] = max(now[w], z[c, h, w])
-        now, then = then, now
+    for w in range(len(largest)):
+        largest[w] = z[0, h, w]
+    # Two classes at a time: of a choice between what is there and something else the compiler makes a masked store,
+    # which takes AMD's processors three times as long.
+    for c in range(1, len(z), 2):
+        after = min(c + 1, len(z) - 1)
+        for w in range(len(largest)):
+            larger = max(largest[w], z[c, h, w])
+            largest[w] = max(larger, z[after, h, w])

@@ -12,7 +12,7 @@ from minifcn_kernels.local_response_norm.contract import (
     local_response_norm,
     local_response_norm_grad,
 )
-from minifcn_kernels.memory import empty, scratch_memory, whole_lines
+from minifcn_kernels.memory import empty, odd_lines, scratch_memory
 
 
 @local_response_norm.implementation("numba")
@@ -20,7 +20,7 @@ def local_response_norm_loops(x: Array, size: int, alpha: float, beta: float, k:
     """`local_response_norm`, row by row."""
     check_constants(size, alpha, k)
     y = empty(x.shape, x.dtype)
-    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), *whole_lines(x.itemsize, x.shape[3])))
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), odd_lines(x.itemsize, x.shape[3])))
     _local_response_norm.over(x.shape[0] * x.shape[2], y, scratch, x, size, float(alpha), float(beta), float(k))
     return y
 
@@ -56,7 +56,7 @@ def local_response_norm_grad_loops(gy: Array, x: Array, size: int, alpha: float,
     """`local_response_norm_grad`, row by row."""
     check_constants(size, alpha, k)
     gx = empty(x.shape, x.dtype)
-    threads, (row,) = get_num_threads(), whole_lines(x.itemsize, x.shape[3])
+    threads, row = get_num_threads(), odd_lines(x.itemsize, x.shape[3])
     scratch = scratch_memory(x.dtype, (threads, row), (threads, x.shape[1], row))
     constants = float(alpha), float(beta), float(k)
     _local_response_norm_grad.over(x.shape[0] * x.shape[2], gx, *scratch, gy, x, size, *constants)

@@ -18,7 +18,7 @@ from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.dispatch import check_shape
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.memory import empty, scratch_memory, whole_lines
+from minifcn_kernels.memory import empty, odd_lines, scratch_memory
 from minifcn_kernels.pool2d.contract import (
     INDEX,
     PoolGeometry,
@@ -47,7 +47,7 @@ def max_pool2d_loops(
     g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     y, index = empty(g.y_shape, x.dtype), empty(g.y_shape, INDEX)
     threads = get_num_threads()
-    row, dealt = whole_lines(INDEX.itemsize, g.OW, dealt_row(g))
+    row, dealt = odd_lines(INDEX.itemsize, g.OW), odd_lines(x.itemsize, dealt_row(g))
     scratch = scratch_memory(x.dtype, (threads, 2, row), (threads, dealt))
     (indices,) = scratch_memory(INDEX, (threads, 3, row))
     _max_pool2d.over(prod(g.y_shape[:3]), y, index, *scratch, indices, x, g.kernel, g.stride, g.padding, g.dilation)
@@ -214,7 +214,7 @@ def avg_pool2d_loops(
     g = pool_geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
     rows, columns = window_counts(g, count_include_pad, x.dtype)
     y = empty(g.y_shape, x.dtype)
-    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), *whole_lines(x.itemsize, dealt_row(g))))
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), odd_lines(x.itemsize, dealt_row(g))))
     _avg_pool2d.over(prod(g.y_shape[:3]), y, scratch, x, rows, columns, g.kernel, g.stride, g.padding)
     return y
 
@@ -271,7 +271,7 @@ def avg_pool2d_grad_loops(
     check_shape("avg_pool2d_grad", "gy", gy.shape, g.y_shape)
     rows, columns = window_counts(g, count_include_pad, gy.dtype)
     gx = empty(g.x_shape, gy.dtype)
-    (scratch,) = scratch_memory(gy.dtype, (get_num_threads(), *whole_lines(gy.itemsize, g.OW)))
+    (scratch,) = scratch_memory(gy.dtype, (get_num_threads(), odd_lines(gy.itemsize, g.OW)))
     _avg_pool2d_grad.over(prod(g.x_shape[:2]), gx, scratch, gy, rows, columns, g.kernel, g.stride, g.padding)
     return gx
 
