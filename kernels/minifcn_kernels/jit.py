@@ -10,10 +10,9 @@ Three habits of Numba are mended here, once, for every kernel:
   one. So signatures are declared: every array is a read-only C-contiguous one (the dispatcher makes it
   contiguous, a kernel never writes to its arguments), and one specialisation per dtype serves all.
 
-Two kinds of arguments may be written to. One is named ``out`` or ``out_…``, a fresh array of the caller's. Results may
-be hundreds of megabytes, and NumPy asks the system for huge pages for such arrays, while Numba does not: the first
-touch of 64 MB took 45 ms in an array of Numba's, and 9 ms in one of NumPy's. The other is named ``scratch`` or
-``scratch_…``, memory to work in that is touched once and for all: see `scratch_memory`.
+Two kinds of arguments may be written to. One is named ``out`` or ``out_…``, the result, which the caller has made (see
+`memory.empty`) and whose values mean nothing yet. The other is named ``scratch`` or ``scratch_…``, memory to work in
+that is touched once and for all: see `memory.scratch_memory`.
 
 A kernel makes no arrays itself, so Numba need not count references to arrays. It counts them atomically, for every
 slice, and all threads use the same counter: that took up to half the time of a small convolution.
@@ -129,6 +128,7 @@ def _specialise(function: Callable[..., None], arguments: tuple[Any, ...]) -> Ca
     def build() -> Callable[..., None]:
         # With a signature given, Numba loads or compiles at once and refuses to compile anything else later.
         range_of_units = types.int64, types.int64
+        # Without Numba's runtime nothing counts references, and a kernel that makes an array does not compile.
         work = _compile(function, (*range_of_units, *signature), no_cpython_wrapper=True, _nrt=False)
         launch = _compile(_launch, (types.int64, *range_of_units, Tuple(signature)), nogil=True)
         (made,) = work.overloads.values()

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 from minifcn_kernels.jit import Array
 
 CACHE_LINE = 64  # bytes
-# From so many bytes on, memory is the system's own and not a piece of what `malloc` keeps anyway.
+# From so many bytes on NumPy asks for huge pages, which the system hands out cleared.
 LEAST = 2**22
 # Idle memory that is kept, at most; and never so much that a process takes more than what it once used at a time.
 MOST_IDLE = 2**29
@@ -37,19 +37,19 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     size = prod(shape) * np.dtype(dtype).itemsize
     if size < LEAST:
         return np.empty(shape, dtype)
-    memory = np.asarray(_Lease(_pool.take(size)))
+    memory = np.asarray(_Lease(_pool, size))
     return memory[:size].view(dtype).reshape(shape)
 
 
 class _Lease:
     """The owner of an array's memory; gives it back when the array and all its views are gone."""
 
-    def __init__(self, block: Array) -> None:
-        self.block = block
-        self.__array_interface__ = block.__array_interface__
+    def __init__(self, pool: "_Pool", size: int) -> None:
+        self.pool, self.block = pool, pool.take(size)
+        self.__array_interface__ = self.block.__array_interface__
 
     def __del__(self) -> None:
-        _pool.give_back(self.block)
+        self.pool.give_back(self.block)
 
 
 class _Pool:
@@ -57,6 +57,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.idle: list[Array] = []
+        self.most_idle = MOST_IDLE
         self.used = self.most_used = 0  # bytes
         # A lease may end at any moment, even while this very thread has the lock: then its block waits here.
         self._returned: deque[Array] = deque()
@@ -96,7 +97,7 @@ class _Pool:
             block = self._returned.popleft()
             self.used -= len(block)
             self.idle.append(block)
-        self._keep(MOST_IDLE)
+        self._keep(self.most_idle)
 
     def _keep(self, most: int) -> None:
         """Give idle blocks back to the system until no more than so many bytes are idle."""
@@ -121,7 +122,9 @@ def scratch_memory(dtype: DTypeLike, *shapes: tuple[int, ...]) -> list[Array]:
     """Return arrays of these shapes for a compiled function to work in, the first at the start of a cache line.
 
     Their values mean nothing. The memory is kept for the next call for this dtype from the same Python thread, because
-    the first touch of fresh memory costs a page fault for every 4 KB: 4 ms for 8 MB, more than many a convolution.
+    the first touch of fresh memory costs a page fault for every 4 KB: 4 ms for 8 MB, more than many a convolution. So
+    what is needed at the same time has to come from one call. Kernels get a row for each thread, and take the one that
+    `numba.get_thread_id` says.
     """
     dtype = np.dtype(dtype)
     sizes = [prod(shape) for shape in shapes]

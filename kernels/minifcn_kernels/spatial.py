@@ -47,6 +47,6 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
 @inlined
 def valid_outputs(outputs: int, size: int, offset: int, stride: int) -> Pair:
     """Return first and one past last of the output positions i with 0 ≤ i·stride + offset < size."""
-    first = max(0, -(offset // stride))  # ⌈−offset / stride⌉
+    first = min(outputs, max(0, -(offset // stride)))  # ⌈−offset / stride⌉
     last = min(outputs, -((offset - size) // stride))  # ⌈(size − offset) / stride⌉
     return first, max(first, last)

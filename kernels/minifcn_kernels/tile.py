@@ -8,8 +8,9 @@ How large? A step of R rows and V vectors needs R·V registers for c, V for b an
 multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add's latency, and R is the largest
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
-There are two of them. `tile` is the one just described; `dot_tile` multiplies vectors by vectors, for a product whose
-long sum runs along the memory. What they read is brought into place by the helpers in ``moves.py``.
+There are three of them. `tile` is the one just described; `narrow_tile` is the same with a single vector to a row, for
+what makes no whole tile at the end; `dot_tile` multiplies vectors by vectors, for a product whose long sum runs along
+the memory. What they read is brought into place by the helpers in ``moves.py``.
 
 No compiler makes this from loops reliably, so this file writes LLVM's intermediate code, as do ``moves.py``, Winograd's
 transforms (``conv2d/vectors.py``) and ``threads.py``.

@@ -130,6 +130,8 @@ SHAPES = {
     "1×1 with more rows and columns than a panel": ((1, 16, 17, 18), (135, 16, 1, 1), {}),
     "1×1 with more rows than are summed at a time": ((1, 5, 4, 7), (530, 5, 1, 1), {}),
     "1×1 with few filters on many channels": ((2, 135, 13, 17), (5, 135, 1, 1), {}),
+    "one column by strides": ((3, 4, 9, 1), (5, 4, 3, 1), {"stride": 2, "padding": (1, 0)}),
+    "one column by strides, of many maps": ((4, 6, 4, 1), (9, 6, 3, 1), {"stride": (3, 2), "padding": (1, 0)}),
     "1×1 in groups": ((2, 34, 6, 7), (18, 17, 1, 1), {"groups": 2}),
     "one pixel of many images, in groups": ((61, 34, 1, 1), (18, 17, 1, 1), {"groups": 2}),
     "one output of a large filter": ((3, 5, 7, 6), (40, 5, 7, 6), {}),
@@ -252,3 +254,15 @@ def test_an_unknown_algorithm_is_refused_by_name():
         kernels.use_algorithm("fft"),
     ):
         pass
+
+
+@pytest.mark.parametrize(("N", "C", "size"), [(70, 12, 4), (45, 64, 5), (130, 5, 4)])
+def test_an_infinity_stays_with_its_channel_whatever_was_in_the_block_before(N, C, size):
+    """The last box has fewer images than there is room for; there the box before it left what is another channel's."""
+    g = Convolution((N, C, size, size), (8, C, 3, 3), (N, 8, size, size), {"padding": 1})
+    x, _, _, gy = g.arrays(normal, 3, np.float32)
+    x[:, -1, 2, 2] = np.inf
+    with kernels.use_algorithm("direct"), threads(1):
+        gw = kernels.conv2d_grad_weight(x, gy, g.w_shape, **g.options)
+    assert np.isfinite(gw[:, :-1]).all()
+    assert not np.isfinite(gw[:, -1]).any()

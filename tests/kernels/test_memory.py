@@ -107,7 +107,7 @@ def test_used_and_idle_memory_together_are_no_more_than_was_once_used(steps):
 
 
 def test_no_more_is_kept_than_the_most(pool, monkeypatch):
-    monkeypatch.setattr(memory, "MOST_IDLE", 20 * MEGABYTE)
+    monkeypatch.setattr(pool, "most_idle", 20 * MEGABYTE)
     arrays = [result(8) for _ in range(5)]
     places = [address(array) for array in arrays]
     while arrays:

@@ -225,3 +225,16 @@ def test_a_cotangent_of_another_shape_is_refused(backend):
             kernels.max_pool2d_grad(gy, np.zeros(gy.shape, np.int32), X.shape, 2)
         with pytest.raises(ValueError, match=message):
             kernels.avg_pool2d_grad(gy, X.shape, 2)
+
+
+@pytest.mark.parametrize("size", [(4, 1), (3, 16)])
+def test_windows_that_begin_beyond_the_last_output_stay_within_their_row(size):
+    """Of a kernel much wider than the map, some columns meet no output at all."""
+    x = distinct(0, (2, 3, *size), np.float32)
+    for kernel, padding in (((1, 5), (0, 2)), ((3, 35), (1, 17))):
+        for expected, actual in zip(
+            oracle.max_pool2d(x, kernel, stride=(1, 1), padding=padding),
+            kernels.max_pool2d(x, kernel, stride=1, padding=padding),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(actual, expected)

@@ -212,6 +212,8 @@ def _grad_weight(
                 sums_first = (c0 - task.c0) // channels * len(starts)
                 right = block if in_place else panel
                 of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
+                if box.n1 - box.n0 < images or c1 - c0 < channels:
+                    fill(block, 0, len(block), 0)  # what is left there may be infinite
                 copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
                 if not in_place:
                     gather(panel, span, block, offsets, depth, froms, tos)

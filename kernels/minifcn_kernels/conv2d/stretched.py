@@ -18,8 +18,8 @@ Where f does not divide S, weights of zero fill up the last period. (Zero times 
 as NaN also beside the last tap that it really meets.)
 
 A task makes BAND rows of the small map, or the rows of the large one above them. A thread's memory is, in numbers:
-back, BAND + ⌈R/f⌉ stretched rows and ⌈R/f⌉·⌈S/f⌉ periodic ones; forward, R·⌈S/f⌉ periodic rows and one of products;
-rows are as long as the large map is wide.
+back, BAND + ρ stretched rows and ρ·⌈S/f⌉ periodic ones, with the ρ = ⌊dilation·(R − 1)/f⌋ + 1 rows of gy that a row
+meets; forward, R·⌈S/f⌉ periodic rows and one of products; rows are as long as the large map is wide.
 """
 
 import numpy as np

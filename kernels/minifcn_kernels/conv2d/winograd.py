@@ -34,7 +34,7 @@ where products and additions are fused; one for the bias, and one to spare. What
 row of |Bᵀ| adds up to 10, one of |Aᵀ| to 19, where a direct sum has plain Σ|W||D|. In practice the error is about ten
 times that of the direct sum: 10⁻⁶ to 10⁻⁵ of the largest output.
 
-A thread's scratch memory is at most 0.9 MB for every 64 virtual channels, and 2.8 MB; it does not grow with the image.
+A thread's scratch memory is at most 0.9 MB for every 64 virtual channels, and 3.5 MB; it does not grow with the image.
 With many boxes, all filters are transformed beforehand, which takes 36 numbers for each origin of theirs, 304 MB at
 most.
 """
@@ -132,7 +132,7 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
     blocks = g.groups * lots * v_lots
     if len(boxes) <= FEW_BOXES or blocks * U_BLOCK > MOST_PREPARED:
         blocks = 0
-    U = np.empty((blocks, U_BLOCK), x.dtype)
+    U = empty((blocks, U_BLOCK), x.dtype)
     threads, desk = get_num_threads(), filter_desk(w)
     if blocks:
         (desks,) = scratch_memory(np.float32, (threads, desk))
@@ -191,7 +191,7 @@ def _winograd(
 ) -> None:
     """Convolve ``x`` with ``w``, whose transforms are ``prepared`` (or that is empty), into ``out``.
 
-    Scratch memory is for each thread. ``begins`` is what sums begin with: zeros for a lot of
+    Each scratch array has a row for each thread. ``begins`` is what sums begin with: zeros for a lot of
     filters, then the bias of each.
     """
     thread = get_thread_id()

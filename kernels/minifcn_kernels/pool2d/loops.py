@@ -47,9 +47,9 @@ def max_pool2d_loops(
     g = pool_geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     y, index = empty(g.y_shape, x.dtype), empty(g.y_shape, INDEX)
     threads = get_num_threads()
-    row, dealt = odd_lines(INDEX.itemsize, g.OW), odd_lines(x.itemsize, dealt_row(g))
+    row, dealt = odd_lines(x.itemsize, g.OW), odd_lines(x.itemsize, dealt_row(g))
     scratch = scratch_memory(x.dtype, (threads, 2, row), (threads, dealt))
-    (indices,) = scratch_memory(INDEX, (threads, 3, row))
+    (indices,) = scratch_memory(INDEX, (threads, 3, odd_lines(INDEX.itemsize, g.OW)))
     _max_pool2d.over(prod(g.y_shape[:3]), y, index, *scratch, indices, x, g.kernel, g.stride, g.padding, g.dilation)
     return y, index
 
