@@ -31,6 +31,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from minifcn_kernels.jit import Array, inlined
+from minifcn_kernels.memory import CACHE_LINE
 from minifcn_kernels.moves import (
     clear_vector,
     interleave_two,
@@ -44,9 +45,7 @@ from minifcn_kernels.spatial import Pair, valid_outputs
 from minifcn_kernels.tile import VECTOR_BYTES, lanes_of
 
 # While a row is gathered, the one so many rows later is asked for: rows lie too far apart for the processor to foresee.
-# While one is copied to a block, that of the next channel.
 AHEAD = 8
-CACHE_LINE = 64
 # Firsts and one past lasts of a box's images, rows and columns.
 BOX = np.dtype([(name, np.int64) for name in ("n0", "n1", "i0", "i1", "j0", "j1")])
 
@@ -178,7 +177,7 @@ def copy_block(
                     clear(block, to, BH * BW)
                 source = ((n * C + c) * H + (top + first) * stride[0] + p) * W + (left + before) * stride[1] + q
                 for row in range(first, last):
-                    prefetch_run(x_flat, source + H * W, (after - before) * stride[1])
+                    prefetch_run(x_flat, source + H * W, (after - before) * stride[1])  # the next channel's
                     copy_every(block, to + row * BW + before, x_flat, source, stride[1], after - before)
                     source += stride[0] * W
                 to += BH * BW

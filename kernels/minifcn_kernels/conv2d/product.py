@@ -37,7 +37,7 @@ from numba import get_num_threads, get_thread_id
 from minifcn_kernels.conv2d.block import copy_strided, gather
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
-from minifcn_kernels.memory import empty, scratch_memory
+from minifcn_kernels.memory import CACHE_LINE, empty, scratch_memory, whole_lines
 from minifcn_kernels.moves import group_of, interleave, prefetch
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, narrow_tile, tile
 
@@ -48,7 +48,6 @@ DEPTH = 96  # 9 KB of a right panel with AVX2, and the least error for long sums
 TILES = 12  # widths of a tile in a right panel, at most: 110 KB of a second-level cache of 512 KB
 LEFT_ROWS = 128  # in a left panel: 54 KB
 LOT_ROWS = 512  # whose sums are finished before the next are begun
-LINE_BYTES = 64
 # What takes as long as so many multiply-adds: to copy a number by vectors, to turn one, and to go on to another row.
 COPY, TURN, ROW = 8, 24, 256
 # A task has at least so many multiply-adds, as many as take 10 µs, and there are no more than so many tasks.
@@ -147,8 +146,8 @@ def multiply(
         starts[: groups * M] = bias
     partial = out if parts == 1 else empty((parts, *out.shape), out.dtype)
     width = VECTORS * VECTOR_BYTES // out.itemsize
-    memory = TILES * (LOT_ROWS + DEPTH + 1) * width + DEPTH * (LEFT_ROWS + LINE_BYTES // out.itemsize) + width
-    (scratch,) = scratch_memory(out.dtype, (get_num_threads(), memory))
+    memory = TILES * (LOT_ROWS + DEPTH + 1) * width + DEPTH * (LEFT_ROWS + CACHE_LINE // out.itemsize) + width
+    (scratch,) = scratch_memory(out.dtype, (get_num_threads(), *whole_lines(out.itemsize, memory)))
     pieces = max(TILES * width, LEFT_ROWS)  # of a panel's row: each has a number at least
     (scratch_places,) = scratch_memory(np.int64, (get_num_threads(), 3 * DEPTH + TILES * (VECTORS + 1) + 2 * pieces))
     sides = left.reshape(-1), right.reshape(-1)
@@ -263,7 +262,7 @@ def _multiply(
         depth = (depth + slices - 1) // slices
         # Panels end with room for a last vector that is longer than what is wanted of it. A row of the left one is an
         # odd number of cache lines long, so that rows do not contend for the same places in the cache.
-        left_step, right_tile = LEFT_ROWS + LINE_BYTES * lanes // VECTOR_BYTES, (depth + 1) * width
+        left_step, right_tile = LEFT_ROWS + CACHE_LINE * lanes // VECTOR_BYTES, (depth + 1) * width
         sums, memory = memory[: LOT_ROWS * TILES * width], memory[LOT_ROWS * TILES * width :]
         right_panel, left_panel = memory[: TILES * right_tile], memory[TILES * right_tile :]
         for d in range(depth):

@@ -14,6 +14,7 @@ from minifcn_kernels.conv2d.vectors import LANES, QUAD, deal
 from minifcn_kernels.conv2d.winograd_tiles import CHANNELS, SKEW, WIDTH
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TAPS, taps_to_points
 from minifcn_kernels.jit import Array, compiled, inlined
+from minifcn_kernels.memory import CACHE_LINE, whole_lines
 from minifcn_kernels.moves import move_vector, prefetch
 
 # Filters in a lot, a multiple of the register tile's width: 24, or 48 with AVX-512. Their transforms for `CHANNELS`
@@ -26,13 +27,14 @@ U_BLOCK = POINTS * U_STEP
 TOGETHER = 96
 # Numbers that memory delivers at a time. Where filters are used once, to ask for the next ones in time makes a layer of
 # few tiles 3 to 10 % faster: a processor does not see by itself where 24 rows go on that lie far apart.
-CACHE_LINE = 16
+LINE_NUMBERS = CACHE_LINE // 4
 
 
 def filter_desk(w: Array) -> int:
     """Return how many numbers `transform_block` has to have for its work: taps side by side, and taps at points."""
     taps = max(TOGETHER, w.shape[2] * w.shape[3]) + QUAD + TAPS * TAPS
-    return (taps + TAPS * REACH) * FILTERS
+    (desk,) = whole_lines(w.itemsize, (taps + TAPS * REACH) * FILTERS)
+    return desk
 
 
 @compiled
@@ -142,7 +144,7 @@ def _side_by_side(to: Array, to_first: int, w: Array, first: int, step: int, cou
     readable = len(w) - (first + (LANES - 1) * step)  # in the last row of a vector
     n = 0
     while n < count and n + QUAD <= readable:
-        if n % CACHE_LINE == 0:
+        if n % LINE_NUMBERS == 0:
             for lane in range(LANES):
                 prefetch(w, first + n + lane * step + ahead)
         deal(to, to_first + n * FILTERS, FILTERS, w, first + n, step)
