@@ -16,7 +16,7 @@ from minifcn_kernels.tile import ROWS, array_data, ask_for, integer, interleaved
 
 @intrinsic  # type: ignore[untyped-decorator]
 def move_vector(typing_context: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
-    """target[to + l] = source[first + l] for l < lanes, of two flat arrays of one float dtype. Nothing is checked."""
+    """target[to + l] = source[first + l] for l < lanes."""
     signature = types.void(target, to, source, first)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -31,7 +31,7 @@ def move_vector(typing_context: Any, target: Any, to: Any, source: Any, first: A
 
 @intrinsic  # type: ignore[untyped-decorator]
 def clear_vector(typing_context: Any, target: Any, to: Any) -> Any:
-    """target[to + l] = 0 for l < lanes, of a flat array. Nothing is checked."""
+    """target[to + l] = 0 for l < lanes."""
     signature = types.void(target, to)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -84,10 +84,7 @@ def move_few(typing_context: Any, target: Any, to: Any, source: Any, first: Any,
 
 @intrinsic  # type: ignore[untyped-decorator]
 def interleave_two(typing_context: Any, target: Any, to: Any, source: Any, first: Any, other: Any) -> Any:
-    """target[to + 2·l] = source[first + l] and target[to + 2·l + 1] = source[other + l] for l < lanes.
-
-    Two flat arrays of one float dtype. Nothing is checked.
-    """
+    """target[to + 2·l] = source[first + l] and target[to + 2·l + 1] = source[other + l] for l < lanes."""
     signature = types.void(target, to, source, first, other)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -96,12 +93,12 @@ def interleave_two(typing_context: Any, target: Any, to: Any, source: Any, first
         for begin in (first, other):
             place, vector, item_bytes = vector_place(context, builder, signature.args[2], arguments[2], begin)
             pair.append(builder.load(place, typ=vector, align=item_bytes))
-        half = vector.count // 2
-        for side in range(2):
-            order = [lane for one in range(side * half, (side + 1) * half) for lane in (one, vector.count + one)]
-            index = builder.add(to, integer(side * vector.count))
+        mixed = interleaved(builder, pair)
+        for begin in (0, vector.count):
+            half = shuffle(builder, mixed, mixed, range(begin, begin + vector.count))
+            index = builder.add(to, integer(begin))
             place, _, _ = vector_place(context, builder, signature.args[0], arguments[0], index)
-            builder.store(shuffle(builder, pair[0], pair[1], order), place, align=item_bytes)
+            builder.store(half, place, align=item_bytes)
         return context.get_dummy_value()
 
     return signature, generate
@@ -109,7 +106,7 @@ def interleave_two(typing_context: Any, target: Any, to: Any, source: Any, first
 
 @intrinsic  # type: ignore[untyped-decorator]
 def move_number(typing_context: Any, target: Any, to: Any, source: Any, first: Any) -> Any:
-    """target[to] = source[first], of two flat arrays of one float dtype, and never as part of a vector.
+    """target[to] = source[first], and never as part of a vector.
 
     Where numbers lie apart, LLVM gathers and scatters vectors of them if there are instructions for that (AVX-512), and
     processors may take several times as long for one as for its numbers one by one. It leaves atomic loads alone.
@@ -199,7 +196,7 @@ def _group(context: Any, array_type: Any) -> int:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing_context: Any, source: Any, index: Any) -> Any:
-    """Ask for the cache line of ``source[index]``, of a flat array, and do not wait for it. The index may be any."""
+    """Ask for the cache line of ``source[index]``, and do not wait for it. The index may be any."""
     signature = types.void(source, index)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
