@@ -175,10 +175,11 @@ def _grad_weight(
     # The right side is the block, or a panel of vectors gathered from it. What a vector reads past the end meets zeros
     # of the left side, but must be no infinity or NaN.
     mine = scratch[get_thread_id()]
-    fill(mine, 0, len(mine), 0)
     block, mine = mine[: memory[0]], mine[memory[0] :]
     panel, mine = mine[: memory[1]], mine[memory[1] :]
     all_left, all_sums = mine[: memory[2]], mine[memory[2] :]
+    fill(block, 0, len(block), 0)
+    fill(panel, 0, len(panel), 0)
     vectors = len(positions)
     span = vectors * lanes
     BH, BW = rows + overhang_h, columns + overhang_w
