@@ -45,8 +45,8 @@ BLOCK_BYTES = 2**15  # as much as a first-level cache holds
 class Plan(NamedTuple):
     """How maps are cut into bands, and what meets what: see `_correlate`."""
 
+    outputs: Array  # phases of the output; the weight gradient has no use for them, so they come first
     taps: Array
-    outputs: Array  # phases of the output
     phases: Array  # of the block
     offsets: Array  # of a tap: from an output's place to what it meets in the block
     memory: tuple[int, ...]  # a thread's: numbers in weights, block and sums
@@ -85,7 +85,7 @@ def conv2d_grad_weight_depthwise(x: Array, gy: Array, g: ConvGeometry) -> Array:
     plan = _forward_plan(g, x.itemsize)
     gw = empty((g.N, g.C, g.R * g.S), x.dtype)
     (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
-    _grad_weight.over(g.N * g.C, gw, scratch, x, gy, g.stride, plan.taps, *plan[2:])
+    _grad_weight.over(g.N * g.C, gw, scratch, x, gy, g.stride, *plan[1:])
     return gw.sum(axis=0).reshape(g.w_shape)
 
 
@@ -139,7 +139,7 @@ def _plan(taps: Array, phases: Array, outputs: Array, size: Pair, item_bytes: in
     BH, BW = band + overhang_h, columns + overhang_w
     offsets = (taps[:, 2] * BH + taps[:, 0] - top) * BW + taps[:, 1] - left
     memory = whole_lines(item_bytes, len(taps), len(phases) * BH * BW, band * BW)
-    return Plan(taps, outputs, phases, offsets, memory, (top, left, overhang_h, overhang_w), band)
+    return Plan(outputs, taps, phases, offsets, memory, (top, left, overhang_h, overhang_w), band)
 
 
 @compiled
@@ -209,8 +209,8 @@ def _correlate(
     b: Array,
     in_step: Pair,
     out_step: Pair,
-    taps: Array,
     outputs: Array,
+    taps: Array,
     phases: Array,
     offsets: Array,
     memory: tuple[int, int, int],
