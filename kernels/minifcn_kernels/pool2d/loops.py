@@ -3,9 +3,9 @@
 The innermost loop takes one position (r, s) of all windows in a row. It runs over slices that start where the
 first window sees the input, so it needs no test for padding. With a stride, an input row is dealt out first, so that
 what neighbouring windows see lies side by side: read where it is, it would be gathered by single numbers, and with
-AVX-512 2×2 windows took five times as long. The maximum is written as a choice instead of a jump, and the winners go to
-another row than the one they are compared with: a choice between what is there and something else would become a masked
-store, which takes AMD's processors twice as long.
+AVX-512 2×2 windows took three times as long. The maximum is written as a choice instead of a jump, and the winners go
+to another row than the one they are compared with: a choice between what is there and something else would become a
+masked store, which takes AMD's processors twice as long.
 
 Every thread owns whole outputs (a row forward, a plane backward), clears them and adds to them in a fixed order: the
 same bits for any number of threads.
@@ -104,7 +104,7 @@ def _max_pool2d(
 
 def dealt_row(g: PoolGeometry) -> int:
     """Return how many numbers `deal_out` writes."""
-    return g.stride[1] * -(-g.x_shape[3] // g.stride[1])
+    return g.stride[1] * -(-g.W // g.stride[1])
 
 
 @inlined
