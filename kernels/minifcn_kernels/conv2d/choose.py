@@ -108,8 +108,8 @@ def winograd_pays(g: ConvGeometry, *, of_input: bool = False) -> bool:
     boxes = cut_into_boxes(rows, columns, POSITIONS)
     positions: float = WIDTH * int(panels_in(boxes).sum())  # those in vain included
     if positions == WIDTH:
-        together = int(tiles_in(boxes[0]))
-        positions = min(positions, -(-together // ROWS) * ROWS + winograd.CLOSING * together / (g.K // g.groups))
+        in_box = int(tiles_in(boxes[0]))
+        positions = min(positions, -(-in_box // ROWS) * ROWS + winograd.CLOSING * in_box / (g.K // g.groups))
     data = DATA + APART * int(grid["step_w"][0] > 1)
     back = BACK + APART * int(grid["every_w"][0] > 1)
     inputs, outputs = g.C // g.groups, g.K // g.groups

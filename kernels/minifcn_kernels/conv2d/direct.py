@@ -347,14 +347,14 @@ def _run_tasks(
                                 to = ((n * K + k_first + k) * OH + row) * OW + column + in_y
                                 source = ((n - box.n0) * rows + i - box.i0) * row_step + in_y
                                 source += (grid * all_filters + k) * span
-                                begin = 0
+                                paired = 0
                                 if step[1] == 2 and grid + 1 < len(grids) and grids[grid + 1].column == 1:
                                     # With the next grid's columns, which lie in between, it makes whole runs.
-                                    begin = min(box.j1, grids[grid + 1].columns) - box.j0
-                                    copy_pairs(out_flat, to, sums, source, source + all_filters * span, begin)
+                                    paired = min(box.j1, grids[grid + 1].columns) - box.j0
+                                    copy_pairs(out_flat, to, sums, source, source + all_filters * span, paired)
                                 if step[1] != 2 or grids[grid].column == 0:  # or else it was written already
-                                    to, count = to + begin * step[1], columns_here - in_y - begin
-                                    copy_strided(out_flat, to, step[1], sums, source + begin, 1, count)
+                                    to, count = to + paired * step[1], columns_here - in_y - paired
+                                    copy_strided(out_flat, to, step[1], sums, source + paired, 1, count)
 
 
 @inlined

@@ -81,7 +81,7 @@ from minifcn_kernels.conv2d.winograd_tiles import (
 from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TILE, points_to_outputs
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory
-from minifcn_kernels.moves import interleave, move_vector
+from minifcn_kernels.moves import group_of, interleave, move_vector
 from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, narrow_tile, tile
 
 LOTS = 144 // FILTERS  # whose sums are made together
@@ -139,12 +139,12 @@ def _convolve(x: Array, w: Array, b: Array, g: ConvGeometry, transposed: bool) -
         transform_filters.over(blocks, U, desks, w, grid, origins, g.groups, transposed)
     y = empty(g.y_shape, x.dtype)
     # What sums at a point begin with: zeros; or a filter's bias, of which the last tile may want some too many.
-    starts = np.concatenate([np.zeros(FILTERS, b.dtype), b, np.zeros(ROWS, b.dtype)])
+    begins = np.concatenate([np.zeros(FILTERS, b.dtype), b, np.zeros(ROWS, b.dtype)])
     V = v_lots * int(panels_in(boxes).max(initial=0)) * V_PANEL
     (scratch,) = scratch_memory(np.float32, (threads, WORKSPACE + desk + U_BLOCK + N_BLOCK + M_BLOCK + V))
     rows = scratch_rows(threads, boxes, origins)
     _winograd.over(
-        len(tasks), y, scratch, *rows, x, w, U, starts, desk, grid, origins, g.groups, transposed, boxes, tasks
+        len(tasks), y, scratch, *rows, x, w, U, begins, desk, grid, origins, g.groups, transposed, boxes, tasks
     )
     return y
 
@@ -191,8 +191,8 @@ def _winograd(
 ) -> None:
     """Convolve ``x`` with ``w``, whose transforms are ``prepared`` (or that is empty), into ``out``.
 
-    Each scratch array has a row for each thread. ``begins`` is what sums begin with: zeros for a lot of
-    filters, then the bias of each.
+    Each scratch array has a row for each thread. ``begins`` is what sums begin with: zeros for a lot of filters, then
+    the bias of each.
     """
     thread = get_thread_id()
     memory = scratch[thread]
@@ -330,7 +330,7 @@ def _turn(M: Array, N: Array, begins: Array, begin: int, lots: int, tiles: int) 
     for step in range(lots * POINTS):
         lot, point = step // POINTS, step % POINTS
         to, first = point * M_STEP + lot * FILTERS * WIDTH, lot * N_LOT + point * N_STEP
-        for p in range(0, tiles, min(ROWS, LANES)):
+        for p in range(0, tiles, group_of(M)):
             for f in range(0, FILTERS, LANES):
                 interleave(M, to + f * WIDTH + p, WIDTH, N, first + p * FILTERS + f, FILTERS, ROWS)
         if point == BIAS_POINT:

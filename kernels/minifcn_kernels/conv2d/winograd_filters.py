@@ -56,8 +56,8 @@ def transform_filters(
     v_lots = (depth + CHANNELS - 1) // CHANNELS
     for block in range(first, last):
         group, rest = block // blocks_per_group, block % blocks_per_group
-        lots = rest // v_lots, rest % v_lots
-        transform_block(out[block], desk, w, grid[0], origins, groups, transposed, group, lots[0], lots[1])
+        lot, v_lot = rest // v_lots, rest % v_lots
+        transform_block(out[block], desk, w, grid[0], origins, groups, transposed, group, lot, v_lot)
 
 
 @inlined
