@@ -11,7 +11,17 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from minifcn_kernels.tile import ROWS, array_data, ask_for, integer, interleaved, shuffle, vector_place, vector_type
+from minifcn_kernels.tile import (
+    ROWS,
+    array_data,
+    ask_for,
+    integer,
+    interleaved,
+    pieces,
+    shuffle,
+    vector_place,
+    vector_type,
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -93,12 +103,10 @@ def interleave_two(typing_context: Any, target: Any, to: Any, source: Any, first
         for begin in (first, other):
             place, vector, item_bytes = vector_place(context, builder, signature.args[2], arguments[2], begin)
             pair.append(builder.load(place, typ=vector, align=item_bytes))
-        mixed = interleaved(builder, pair)
-        for begin in (0, vector.count):
-            half = shuffle(builder, mixed, mixed, range(begin, begin + vector.count))
-            index = builder.add(to, integer(begin))
+        for half, mixed in enumerate(interleaved(builder, pair)):
+            index = builder.add(to, integer(half * vector.count))
             place, _, _ = vector_place(context, builder, signature.args[0], arguments[0], index)
-            builder.store(half, place, align=item_bytes)
+            builder.store(mixed, place, align=item_bytes)
         return context.get_dummy_value()
 
     return signature, generate
@@ -166,9 +174,7 @@ def interleave(
             index = builder.add(first, builder.mul(row, step))
             place, vector, item_bytes = vector_place(context, builder, signature.args[3], arguments[3], index)
             vectors.append(builder.load(place, typ=vector, align=item_bytes))
-        turned = interleaved(builder, vectors)
-        for column in range(turned.type.count // group):
-            numbers = shuffle(builder, turned, turned, range(column * group, (column + 1) * group))
+        for column, numbers in enumerate(pieces(builder, interleaved(builder, vectors), group)):
             index = builder.add(to, builder.mul(integer(column), to_step))
             place, _, item_bytes = vector_place(context, builder, signature.args[0], arguments[0], index)
             builder.store(numbers, builder.bitcast(place, numbers.type.as_pointer()), align=item_bytes)

@@ -8,9 +8,9 @@ How large? A step of R rows and V vectors needs R·V registers for c, V for b an
 multiplied. V = 3 keeps enough independent sums in flight to hide a multiply-add's latency, and R is the largest
 power of two that fits: 4 in 16 registers (AVX2), 8 in 32 (AVX-512, NEON).
 
-There are three of them. `tile` is the one just described; `narrow_tile` is the same with a single vector to a row, for
-what makes no whole tile at the end; `dot_tile` multiplies vectors by vectors, for a product whose long sum runs along
-the memory. What they read is brought into place by the helpers in ``moves.py``.
+There are three of them. `tile` is the one just described; `part_tile` is the same with fewer vectors to a row, for what
+makes no whole tile at the end; `dot_tile` multiplies vectors by vectors, for a product whose long sum runs along the
+memory. What they read is brought into place by the helpers in ``moves.py``.
 
 No compiler makes this from loops reliably, so this file writes LLVM's intermediate code, as do ``moves.py``, Winograd's
 transforms (``conv2d/vectors.py``) and ``threads.py``.
@@ -49,25 +49,41 @@ VECTOR_BYTES, _REGISTERS = vector_unit(
 VECTORS = 3
 # The largest power of two with ROWS · VECTORS + VECTORS + 1 ≤ registers.
 ROWS: int = 1 << ((_REGISTERS - VECTORS - 1) // VECTORS).bit_length() - 1
-# Rows of a that are addressed from the first of them.
+# Rows of a that are addressed from the first of them; it divides ROWS.
 ROW_GROUP = 4
 
 
-def tile_of(vectors: int) -> Any:
-    """Return an intrinsic that adds a product to a tile of ``c``, ROWS by so many ``vectors``::
-
-        tile(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step
-             [, fresh, bias, bias_first])
-
-    The product is ``c[m, v] += Σ_d a[m, d] · b[d, v]``, and its operands lie scattered in memory::
+@intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
+def tile(
+    typing_context: Any,
+    depth: Any,
+    a: Any,
+    a_first: Any,
+    a_step: Any,
+    a_offsets: Any,
+    b: Any,
+    b_starts: Any,
+    first_start: Any,
+    b_offsets: Any,
+    c: Any,
+    c_first: Any,
+    c_step: Any,
+    fresh: Any = None,
+    bias: Any = None,
+    bias_first: Any = None,
+) -> Any:
+    """Add the product ``c[m, v] += Σ_d a[m, d] · b[d, v]`` to a tile of ``c``; its operands lie scattered in memory::
 
         c[c_first + m·c_step + v·lanes + l] += Σ_d  a[a_first + m·a_step + a_offsets[d]]
                                                   · b[b_starts[first_start + v] + b_offsets[d] + l]
 
-    over 0 ≤ d < depth, for m < `ROWS`, v < ``vectors``, l < lanes = `VECTOR_BYTES` / itemsize. So every vector of b's
-    row comes from a place of its own. The arrays are flat: a, b and c of one float dtype, starts and offsets int64.
+    over 0 ≤ d < depth, for m < `ROWS`, v < `VECTORS`, l < lanes = `VECTOR_BYTES` / itemsize. So every vector of b's row
+    comes from a place of its own. The arrays are flat: a, b and c of one float dtype, starts and offsets int64.
 
     ``depth`` is at least 1, and there is always a whole tile of everything. Nothing is checked.
+
+    ``a_first`` may also be a table, of int64. Then every group of `ROW_GROUP` rows of a begins at a place of its own,
+    and row m at ``a_first[m // ROW_GROUP] + m % ROW_GROUP · a_step``.
 
     The last three arguments may be left out. If they are there and ``fresh`` is True, c is not read: row m becomes
     ``bias[bias_first + m]`` plus its sums.
@@ -76,104 +92,143 @@ def tile_of(vectors: int) -> Any:
     ones, and that is more exact: n random products add up to an error that grows like √((depth + n / depth) / 2), in
     place of √(n / 2).
     """
+    starts = _start_types(fresh, bias, bias_first)
+    signature = types.void(
+        *(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step), *starts
+    )
 
-    @intrinsic  # type: ignore[untyped-decorator]  # Numba ships no types
-    def tile(
-        typing_context: Any,
-        depth: Any,
-        a: Any,
-        a_first: Any,
-        a_step: Any,
-        a_offsets: Any,
-        b: Any,
-        b_starts: Any,
-        first_start: Any,
-        b_offsets: Any,
-        c: Any,
-        c_first: Any,
-        c_step: Any,
-        fresh: Any = None,
-        bias: Any = None,
-        bias_first: Any = None,
-    ) -> Any:
-        missing = types.none, types.none, types.none
-        start_types = missing if fresh is None else (fresh, bias, bias_first)
-        signature = types.void(
-            *(depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
-            *start_types,
-        )
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        _multiply(context, builder, signature.args, arguments, VECTORS)
+        return context.get_dummy_value()
 
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            def pointer(position: int) -> Any:
-                return array_data(context, builder, signature.args[position], arguments[position])
-
-            element, lanes, vector, item_bytes = vector_type(context, signature.args[1])
-            depth, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
-
-            def advance(base: Any, count: Any) -> Any:
-                return builder.gep(base, [count], source_etype=element)
-
-            def vector_at(base: Any, v: int) -> Any:
-                return builder.bitcast(advance(base, integer(v * lanes)), vector.as_pointer())
-
-            def everywhere(place: Any) -> Any:
-                """Load a number into all lanes of a vector."""
-                undefined = ir.Constant(vector, ir.Undefined)
-                alone = builder.insert_element(
-                    undefined, builder.load(place, typ=element), ir.Constant(ir.IntType(32), 0)
-                )
-                return builder.shuffle_vector(
-                    alone, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-                )
-
-            # Where the rows of c begin, and those of a: as the first of a group, and the distance from there. Groups
-            # share their distances, so that eight rows need five registers.
-            c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(integer(m), c_step))) for m in range(ROWS)]
-            a_groups = [
-                advance(pointer(1), builder.add(a_first, builder.mul(integer(m), a_step)))
-                for m in range(0, ROWS, ROW_GROUP)
-            ]
-            a_distances = [builder.mul(integer(m % ROW_GROUP), a_step) for m in range(ROWS)]
-            a_offsets, b_offsets = pointer(4), pointer(8)
-            b_starts = [
-                advance(pointer(5), integer_at(builder, pointer(6), builder.add(first_start, integer(v))))
-                for v in range(vectors)
-            ]
-
-            c_places = [vector_at(c_rows[m], v) for m in range(ROWS) for v in range(vectors)]
-
-            def old_sums() -> list[Any]:
-                return [builder.load(place, typ=vector, align=item_bytes) for place in c_places]
-
-            def biases() -> list[Any]:
-                of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, integer(m)))) for m in range(ROWS)]
-                return [of_rows[m] for m in range(ROWS) for _ in range(vectors)]
-
-            def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
-                a_offset, b_offset = integer_at(builder, a_offsets, d), integer_at(builder, b_offsets, d)
-                places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
-                b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
-                a_places = [advance(group, a_offset) for group in a_groups]
-                return lambda m: everywhere(advance(a_places[m // ROW_GROUP], a_distances[m])), b_vectors
-
-            for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
-                ask_for(builder, place)
-            may_be_fresh = signature.args[12] is not types.none
-            sums = _accumulate(builder, depth, vector, vectors, operands)
-            before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
-            for place, first, total in zip(c_places, before, sums, strict=True):
-                builder.store(builder.fadd(first, total), place, align=item_bytes)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return tile
+    return signature, generate
 
 
-tile = tile_of(VECTORS)
-# For the vectors at the end that make no whole tile. A number of a serves one multiply-add here, in place of three, so
-# that loads take about as long as the arithmetic.
-narrow_tile = tile_of(1)
+@intrinsic  # type: ignore[untyped-decorator]
+def part_tile(
+    typing_context: Any,
+    vectors: Any,
+    depth: Any,
+    a: Any,
+    a_first: Any,
+    a_step: Any,
+    a_offsets: Any,
+    b: Any,
+    b_starts: Any,
+    first_start: Any,
+    b_offsets: Any,
+    c: Any,
+    c_first: Any,
+    c_step: Any,
+    fresh: Any = None,
+    bias: Any = None,
+    bias_first: Any = None,
+) -> Any:
+    """`tile` with so many ``vectors`` to a row: 1 to `VECTORS`, as `next_vectors` says."""
+    starts = _start_types(fresh, bias, bias_first)
+    signature = types.void(
+        *(vectors, depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c, c_first, c_step),
+        *starts,
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        after = builder.append_basic_block()
+        cases = [builder.append_basic_block() for _ in range(VECTORS)]
+        choice = builder.switch(arguments[0], cases[-1])
+        for count, case in enumerate(cases, start=1):
+            choice.add_case(integer(count), case)
+            builder.position_at_end(case)
+            _multiply(context, builder, signature.args[1:], arguments[1:], count)
+            builder.branch(after)
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def next_vectors(typing_context: Any, left: Any) -> Any:
+    """How many of the vectors that are ``left`` the next tile takes: `VECTORS`, or two if one would be left alone.
+
+    A tile with two vectors to a row multiplies nearly as fast as one with three. With a single one, a number of a
+    serves one multiply-add, and loads take longer than the arithmetic: 0.7 times the speed with AVX-512.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        (left,) = arguments
+
+        def at_most(most: int) -> Any:
+            return builder.select(builder.icmp_signed("<", left, integer(most)), left, integer(most))
+
+        one_alone = builder.icmp_signed("==", left, integer(VECTORS + 1))
+        return builder.select(one_alone, integer(2), at_most(VECTORS))
+
+    return types.int64(left), generate
+
+
+def _start_types(fresh: Any, bias: Any, bias_first: Any) -> tuple[Any, Any, Any]:
+    return (types.none, types.none, types.none) if fresh is None else (fresh, bias, bias_first)
+
+
+def _multiply(context: Any, builder: ir.IRBuilder, argument_types: Any, arguments: Any, vectors: int) -> None:
+    """Emit a tile with so many vectors to a row, of the types and the values of `tile`'s arguments."""
+
+    def pointer(position: int) -> Any:
+        return array_data(context, builder, argument_types[position], arguments[position])
+
+    element, lanes, vector, item_bytes = vector_type(context, argument_types[1])
+    depth, _, a_first, a_step, _, _, _, first_start, _, _, c_first, c_step, fresh, _, bias_first = arguments
+
+    def advance(base: Any, count: Any) -> Any:
+        return builder.gep(base, [count], source_etype=element)
+
+    def vector_at(base: Any, v: int) -> Any:
+        return builder.bitcast(advance(base, integer(v * lanes)), vector.as_pointer())
+
+    def everywhere(place: Any) -> Any:
+        """Load a number into all lanes of a vector."""
+        undefined = ir.Constant(vector, ir.Undefined)
+        alone = builder.insert_element(undefined, builder.load(place, typ=element), ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(alone, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+    c_rows = [advance(pointer(9), builder.add(c_first, builder.mul(integer(m), c_step))) for m in range(ROWS)]
+    # Of a, the first row of each group, and the distances from there. They are the same in all groups, so that eight
+    # rows need five registers.
+    if isinstance(argument_types[2], types.Array):
+        firsts = [integer_at(builder, pointer(2), integer(group)) for group in range(ROWS // ROW_GROUP)]
+    else:
+        firsts = [builder.add(a_first, builder.mul(integer(m), a_step)) for m in range(0, ROWS, ROW_GROUP)]
+    a_groups = [advance(pointer(1), first) for first in firsts]
+    a_distances = [builder.mul(integer(m), a_step) for m in range(ROW_GROUP)]
+    a_offsets, b_offsets = pointer(4), pointer(8)
+    b_starts = [
+        advance(pointer(5), integer_at(builder, pointer(6), builder.add(first_start, integer(v))))
+        for v in range(vectors)
+    ]
+
+    c_places = [vector_at(c_rows[m], v) for m in range(ROWS) for v in range(vectors)]
+
+    def old_sums() -> list[Any]:
+        return [builder.load(place, typ=vector, align=item_bytes) for place in c_places]
+
+    def biases() -> list[Any]:
+        of_rows = [everywhere(advance(pointer(13), builder.add(bias_first, integer(m)))) for m in range(ROWS)]
+        return [of_rows[m] for m in range(ROWS) for _ in range(vectors)]
+
+    def operands(d: Any) -> tuple[Callable[[int], Any], list[Any]]:
+        a_offset, b_offset = integer_at(builder, a_offsets, d), integer_at(builder, b_offsets, d)
+        places = [vector_at(advance(start, b_offset), 0) for start in b_starts]
+        b_vectors = [builder.load(place, typ=vector, align=item_bytes) for place in places]
+        a_places = [advance(group, a_offset) for group in a_groups]
+        return lambda m: everywhere(advance(a_places[m // ROW_GROUP], a_distances[m % ROW_GROUP])), b_vectors
+
+    for place in c_places:  # c may lie further away than the panels: it is on its way while d runs
+        ask_for(builder, place)
+    may_be_fresh = argument_types[12] is not types.none
+    sums = _accumulate(builder, depth, vector, vectors, operands)
+    before = _either(builder, fresh, biases, old_sums) if may_be_fresh else old_sums()
+    for place, first, total in zip(c_places, before, sums, strict=True):
+        builder.store(builder.fadd(first, total), place, align=item_bytes)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -228,9 +283,9 @@ def dot_tile(
         length = 1 << (VECTORS - 1).bit_length()
         columns = [_sums_of_lanes(builder, sums[v::VECTORS]) for v in range(VECTORS)]
         nothing = ir.Constant(columns[0].type, [0.0] * ROWS)
-        totals = interleaved(builder, columns + [nothing] * (length - VECTORS))
-        for m in range(ROWS):
-            row = shuffle(builder, totals, totals, range(m * length, (m + 1) * length))
+        for m, row in enumerate(
+            pieces(builder, interleaved(builder, columns + [nothing] * (length - VECTORS)), length)
+        ):
             index = builder.add(c_first, builder.mul(integer(m), c_step))
             place = builder.bitcast(builder.gep(c_data, [index], source_etype=element), row.type.as_pointer())
             builder.store(
@@ -289,9 +344,19 @@ def _accumulate(
     d.add_incoming(next_d, loop)
     for total, new in zip(sums, new_sums, strict=True):
         total.add_incoming(new, loop)
-    builder.cbranch(builder.icmp_signed("<", next_d, depth), loop, after)
+    again = builder.cbranch(builder.icmp_signed("<", next_d, depth), loop, after)
+    again.set_metadata("llvm.loop", _not_unrolled(builder.module))
     builder.position_at_end(after)
     return new_sums
+
+
+def _not_unrolled(module: ir.Module) -> Any:
+    """Return what tells LLVM to leave a loop as it is. Two steps at a time need more registers than there are."""
+    wish = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    # LLVM knows a loop by a list that begins with itself.
+    loop = ir.MDValue(module, [wish], name=str(len(module.metadata)))
+    loop.operands = (loop, wish)
+    return loop
 
 
 def _either(builder: ir.IRBuilder, condition: Any, one: Callable[[], Any], other: Callable[[], Any]) -> list[Any]:
@@ -325,7 +390,7 @@ def _sums_of_lanes(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
             for one, other in zip(vectors[:apart], vectors[-apart:], strict=True)
         ]
         block = half
-    return interleaved(builder, vectors)
+    return joined(builder, interleaved(builder, vectors))
 
 
 def ask_for(builder: ir.IRBuilder, place: Any) -> None:
@@ -349,13 +414,42 @@ def integer_at(builder: ir.IRBuilder, data: Any, index: Any) -> Any:
     return builder.load(builder.gep(data, [index], source_etype=integer), typ=integer)
 
 
-def interleaved(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
-    """Make one vector of a power of two of them: the first number of each, then the second of each, and so on."""
-    while len(vectors) > 1:  # shuffle like a deck of cards, half with half
-        half, length = len(vectors) // 2, vectors[0].type.count
-        order = [card for first in range(length) for card in (first, length + first)]
-        vectors = [shuffle(builder, vectors[m], vectors[m + half], order) for m in range(half)]
-    return vectors[0]
+def interleaved(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """Take turns between a power of two of vectors: the first number of each, then the second of each, and so on.
+
+    In as many vectors as were given. A single long one would say the same, but LLVM makes twice as many instructions of
+    it.
+    """
+    decks = [[row] for row in rows]
+    while len(decks) > 1:  # shuffle like a deck of cards, half with half
+        half = len(decks) // 2
+        pairs = [zip(decks[m], decks[m + half], strict=True) for m in range(half)]
+        decks = [[mixed for pair in deck for mixed in _riffle(builder, *pair)] for deck in pairs]
+    return decks[0]
+
+
+def _riffle(builder: ir.IRBuilder, one: Any, other: Any) -> list[Any]:
+    """Take turns between two vectors; return the lower half of the result, and the upper."""
+    lanes = one.type.count
+    order = [card for lane in range(lanes) for card in (lane, lanes + lane)]
+    return [shuffle(builder, one, other, order[begin : begin + lanes]) for begin in (0, lanes)]
+
+
+def pieces(builder: ir.IRBuilder, vectors: list[Any], length: int) -> list[Any]:
+    """Cut vectors into vectors of so many numbers, which divides their own."""
+    return [
+        shuffle(builder, vector, vector, range(begin, begin + length))
+        for vector in vectors
+        for begin in range(0, vector.type.count, length)
+    ]
+
+
+def joined(builder: ir.IRBuilder, parts: list[Any]) -> Any:
+    """Put a power of two of vectors one behind the other."""
+    while len(parts) > 1:
+        lanes = range(2 * parts[0].type.count)
+        parts = [shuffle(builder, *pair, lanes) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def shuffle(builder: ir.IRBuilder, one: Any, other: Any, order: Sequence[int]) -> Any:

@@ -20,7 +20,17 @@ from minifcn_kernels.moves import (
     move_number,
     move_vector,
 )
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, tile, vector_unit
+from minifcn_kernels.tile import (
+    ROW_GROUP,
+    ROWS,
+    VECTOR_BYTES,
+    VECTORS,
+    dot_tile,
+    next_vectors,
+    part_tile,
+    tile,
+    vector_unit,
+)
 
 DTYPES = (np.float32, np.float64)
 
@@ -51,6 +61,50 @@ def test_a_tile_is_a_matrix_product_of_scattered_operands(dtype, seed, depth):
 
     run_tile(c, depth, a, a_first, a_step, a_offsets, b, b_starts, first_start, b_offsets, c_first, c_step)
     np.testing.assert_array_equal(c, expected)
+
+
+@numba.njit
+def run_part_tile(out, vectors, depth, a, a_places, a_step, a_offsets, b, b_starts, b_offsets, c_step):
+    part_tile(vectors, depth, a, a_places, a_step, a_offsets, b, b_starts, 1, b_offsets, out, 2, c_step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vectors", range(1, VECTORS + 1))
+@given(seed=SEEDS, depth=st.integers(1, 40))
+def test_a_part_of_a_tile_leaves_the_rest_alone_and_rows_may_lie_in_groups(dtype, vectors, seed, depth):
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    a, b, c = (whole(seed + i, 1000, dtype) for i in range(3))
+    place = stream(seed)
+    a_step, c_step = int(place.integers(0, 20)), vectors * lanes + int(place.integers(0, 5))
+    a_places, a_offsets = place.integers(0, 400, ROWS // ROW_GROUP), place.integers(0, 500, depth)
+    b_starts, b_offsets = place.integers(0, 400, 1 + vectors), place.integers(0, 500, depth)
+
+    expected = c.copy()
+    for m in range(ROWS):
+        left = a[a_places[m // ROW_GROUP] + m % ROW_GROUP * a_step + a_offsets]  # (depth,)
+        for v in range(vectors):
+            right = b[b_starts[1 + v] + b_offsets[:, None] + np.arange(lanes)]  # (depth, lanes)
+            first = 2 + m * c_step + v * lanes
+            expected[first : first + lanes] += left @ right
+
+    run_part_tile(c, vectors, depth, a, a_places, a_step, a_offsets, b, b_starts, b_offsets, c_step)
+    np.testing.assert_array_equal(c, expected)
+
+
+@numba.njit
+def run_next_vectors(left):
+    return next_vectors(left)
+
+
+def test_no_vector_is_left_alone_if_it_can_be_helped():
+    for vectors in range(1, 40):
+        taken = []
+        while sum(taken) < vectors:
+            taken.append(run_next_vectors(vectors - sum(taken)))
+        assert sum(taken) == vectors
+        assert max(taken) <= VECTORS
+        assert min(taken) > 1 or vectors == 1
+        assert len(taken) == -(-vectors // VECTORS)
 
 
 @numba.njit

@@ -61,7 +61,7 @@ def steps(function, signature, triple, cpu):
 
 
 @pytest.mark.parametrize("element", [types.float32, types.float64])
-@pytest.mark.parametrize("name", ["tile", "dot_tile"])
+@pytest.mark.parametrize("name", ["tile", "part_tile", "dot_tile"])
 def test_a_step_of_the_tile_multiplies_in_registers(unit, name, element):
     copy, triple, cpu = unit
     numbers, places = types.Array(element, 1, "C"), types.Array(types.int64, 1, "C")
@@ -73,12 +73,22 @@ def test_a_step_of_the_tile_multiplies_in_registers(unit, name, element):
     def run_dot_tile(depth, a, first, step, b, starts, b_offsets, c):
         the_tile(depth, a, first, step, b, starts, first, b_offsets, c, first, step)
 
-    if name == "tile":
-        signature = (n, numbers, n, n, places, numbers, places, places, numbers, types.boolean)
-        loops = steps(run_tile, signature, triple, cpu)
-    else:
-        loops = steps(run_dot_tile, (n, numbers, n, n, numbers, places, places, numbers), triple, cpu)
-    (step,) = [loop for loop in loops if any(re.match("vfm|fmla", line) for line in loop)]
-    assert sum(bool(re.match("vfm|fmla", line)) for line in step) % (copy.ROWS * copy.VECTORS) == 0  # one step or more
-    spills = [line for line in step if re.search(r"v.*%[re]sp|[vq]\d.*\[sp", line)]
-    assert spills == [], "\n".join(step)
+    def run_part_tile(count, depth, a, first, step, offsets, b, starts, b_offsets, c):
+        the_tile(count, depth, a, offsets, step, offsets, b, starts, first, b_offsets, c, first, step)
+
+    run, arguments, vectors = {
+        "tile": (run_tile, (n, numbers, n, n, places, numbers, places, places, numbers, types.boolean), [copy.VECTORS]),
+        "part_tile": (
+            run_part_tile,
+            (n, n, numbers, n, n, places, numbers, places, places, numbers),
+            range(1, copy.VECTORS + 1),
+        ),
+        "dot_tile": (run_dot_tile, (n, numbers, n, n, numbers, places, places, numbers), [copy.VECTORS]),
+    }[name]
+    loops = steps(run, arguments, triple, cpu)
+    loops = [loop for loop in loops if any(re.match("vfm|fmla", line) for line in loop)]
+    products = [sum(bool(re.match("vfm|fmla", line)) for line in loop) for loop in loops]
+    assert sorted(products) == [copy.ROWS * count for count in vectors]  # a loop for each, one step at a time
+    for loop in loops:
+        spills = [line for line in loop if re.search(r"v.*%[re]sp|[vq]\d.*\[sp", line)]
+        assert spills == [], "\n".join(loop)

@@ -39,7 +39,7 @@ from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import CACHE_LINE, empty, scratch_memory, whole_lines
 from minifcn_kernels.moves import group_of, interleave, prefetch
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, narrow_tile, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, next_vectors, part_tile
 
 # Along an index, numbers lie ``step`` apart, but after every ``length`` of them the next is ``jump`` from the first.
 Axis: TypeAlias = tuple[int, int, int]
@@ -149,7 +149,9 @@ def multiply(
     memory = TILES * (LOT_ROWS + DEPTH + 1) * width + DEPTH * (LEFT_ROWS + CACHE_LINE // out.itemsize) + width
     (scratch,) = scratch_memory(out.dtype, (get_num_threads(), *whole_lines(out.itemsize, memory)))
     pieces = max(TILES * width, LEFT_ROWS)  # of a panel's row: each has a number at least
-    (scratch_places,) = scratch_memory(np.int64, (get_num_threads(), 3 * DEPTH + TILES * (VECTORS + 1) + 2 * pieces))
+    (scratch_places,) = scratch_memory(
+        np.int64, (get_num_threads(), 3 * DEPTH + TILES * (VECTORS + 2) + 1 + 2 * pieces)
+    )
     sides = left.reshape(-1), right.reshape(-1)
     _multiply.over(
         len(tasks),
@@ -251,6 +253,7 @@ def _multiply(
     places = scratch_places[get_thread_id()]
     left_offset, right_offset, places = places[:DEPTH], places[DEPTH : 2 * DEPTH], places[2 * DEPTH :]
     starts, places = places[: TILES * VECTORS], places[TILES * VECTORS :]
+    tile_vector, places = places[: TILES + 1], places[TILES + 1 :]
     column_place, places = places[:TILES], places[TILES:]
     for task in tasks[first:last]:
         memory, group = scratch[get_thread_id()], task.group
@@ -278,11 +281,18 @@ def _multiply(
 
         for n0 in range(task.n0, task.n1, TILES * width):
             n1 = min(n0 + TILES * width, task.n1)
-            tiles = (n1 - n0 + width - 1) // width
-            for t in range(tiles):  # where its columns are in the result, if they are neighbours there
-                n = n0 + t * width
-                neighbours = n + width <= n1 and n % out_columns[0] + width <= out_columns[0] and out_columns[1] == 1
-                column_place[t] = out_first + _place(n, out_columns) if neighbours else -1
+            # Of each tile, its first vector, and where its columns are in the result, if they are neighbours there.
+            tiles, vectors, vector = 0, (n1 - n0 + lanes - 1) // lanes, 0
+            while vector < vectors:
+                n, columns = n0 + vector * lanes, next_vectors(vectors - vector) * lanes
+                neighbours = (
+                    n + columns <= n1 and n % out_columns[0] + columns <= out_columns[0] and out_columns[1] == 1
+                )
+                tile_vector[tiles] = vector
+                column_place[tiles] = out_first + _place(n, out_columns) if neighbours else -1
+                tiles, vector = tiles + 1, vector + columns // lanes
+            tile_vector[tiles] = vectors
+            sums_step = vectors * lanes
             for m0 in range(task.m0, task.m1, LOT_ROWS):
                 m1 = min(m0 + LOT_ROWS, task.m1)
                 for d0 in range(task.d0, task.d1, depth):
@@ -305,37 +315,28 @@ def _multiply(
                             for next_row in range(ROWS, 2 * ROWS):
                                 prefetch(left_side, place + next_row * left_row + left_offset[0])
                             for t in range(tiles):
+                                vector = tile_vector[t]
                                 target, to, step = (
                                     (out, column_place[t] + m * out_rows[1], out_rows[1])
                                     if column_place[t] >= 0 and m < whole
-                                    else (sums, ((m - m0) * tiles + t) * width, tiles * width)
+                                    else (sums, (m - m0) * sums_step + vector * lanes, sums_step)
                                 )
-                                vectors = (n1 - n0 - t * width + lanes - 1) // lanes
-                                if vectors >= VECTORS:
-                                    tile(
-                                        d1 - d0,
-                                        left_side, place, left_row, left_offset,
-                                        right_panel, starts, t * VECTORS, right_offset,
-                                        target, to, step,
-                                        d0 == task.d0, bias, bias_first + row,
-                                    )  # fmt: skip
-                                else:
-                                    for v in range(vectors):
-                                        narrow_tile(
-                                            d1 - d0,
-                                            left_side, place, left_row, left_offset,
-                                            right_panel, starts, t * VECTORS + v, right_offset,
-                                            target, to + v * lanes, step,
-                                            d0 == task.d0, bias, bias_first + row,
-                                        )  # fmt: skip
+                                part_tile(
+                                    tile_vector[t + 1] - vector,
+                                    d1 - d0,
+                                    left_side, place, left_row, left_offset,
+                                    right_panel, starts, vector, right_offset,
+                                    target, to, step,
+                                    d0 == task.d0, bias, bias_first + row,
+                                )  # fmt: skip
                 for t in range(tiles):
                     for m in range(m0 if column_place[t] < 0 else max(m0, whole), m1):
                         row = m - m0 if m < whole else m - m0 + early
-                        n, end = n0 + t * width, min(n0 + (t + 1) * width, n1)
+                        n, end = n0 + tile_vector[t] * lanes, min(n0 + tile_vector[t + 1] * lanes, n1)
                         while n < end:
                             count = min(out_columns[0] - n % out_columns[0], end - n)
                             to = out_first + m * out_rows[1] + _place(n, out_columns)
-                            copy_strided(out, to, out_columns[1], sums, row * tiles * width + n - n0, 1, count)
+                            copy_strided(out, to, out_columns[1], sums, row * sums_step + n - n0, 1, count)
                             n += count
 
 

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from minifcn_kernels.tile import VECTOR_BYTES
+from minifcn_kernels.tile import VECTOR_BYTES, joined, shuffle
 
 _ITEM_BYTES = np.dtype(np.float32).itemsize
 LANES = VECTOR_BYTES // _ITEM_BYTES
@@ -87,7 +87,7 @@ def deal(typing_context: Any, target: Any, to: Any, to_step: Any, source: Any, f
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         target_at, source_at = _places(context, builder, signature, *arguments)
         quads = [_load(builder, source_at(lane, 0), _QUAD) for lane in range(LANES)]
-        for j, vector in enumerate(_turn(builder, [_join(builder, quads[row::QUAD]) for row in range(QUAD)])):
+        for j, vector in enumerate(_turn(builder, [joined(builder, quads[row::QUAD]) for row in range(QUAD)])):
             _store(builder, vector, target_at(j, 0))
         return context.get_dummy_value()
 
@@ -103,7 +103,7 @@ def collect(typing_context: Any, target: Any, to: Any, to_step: Any, source: Any
         turned = _turn(builder, [_load(builder, source_at(j, 0), _VECTOR) for j in range(QUAD)])
         for lane in range(LANES):
             row, first_lane = turned[lane % QUAD], lane // QUAD * QUAD
-            quad = _choose(builder, row, row, range(first_lane, first_lane + QUAD))
+            quad = shuffle(builder, row, row, range(first_lane, first_lane + QUAD))
             _store(builder, quad, target_at(lane, 0))
         return context.get_dummy_value()
 
@@ -188,7 +188,7 @@ def _turn(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
 
     def turns(a: Any, b: Any, order: tuple[int, ...]) -> Any:
         """Choose by ``order`` from the quad of a, 0 to 3, and that of b, 4 to 7."""
-        return _choose(
+        return shuffle(
             builder, a, b, [q + lane % QUAD + lane // QUAD * LANES for q in range(0, LANES, QUAD) for lane in order]
         )
 
@@ -202,21 +202,8 @@ def _turn(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     ]
 
 
-def _join(builder: ir.IRBuilder, parts: list[Any]) -> Any:
-    """Put vectors one behind the other; their number is a power of two."""
-    while len(parts) > 1:
-        lanes = range(2 * parts[0].type.count)
-        parts = [_choose(builder, *pair, lanes) for pair in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
-
-
-def _choose(builder: ir.IRBuilder, a: Any, b: Any, lanes: Any) -> Any:
-    """Return a vector of these lanes of a and, counted on, of b."""
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
-
-
 def _everywhere(builder: ir.IRBuilder, number: Any) -> Any:
     """Return a vector with ``number`` in all lanes."""
     undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
     alone = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return _choose(builder, alone, undefined, [0] * LANES)
+    return shuffle(builder, alone, undefined, [0] * LANES)

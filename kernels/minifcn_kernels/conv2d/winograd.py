@@ -82,7 +82,7 @@ from minifcn_kernels.conv2d.winograd_transforms import POINTS, REACH, TILE, poin
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory
 from minifcn_kernels.moves import group_of, interleave, move_vector
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, narrow_tile, tile
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, next_vectors, part_tile, tile
 
 LOTS = 144 // FILTERS  # whose sums are made together
 M_STEP = LOTS * FILTERS * WIDTH + SKEW
@@ -314,14 +314,14 @@ def _multiply_turned(
     """N[tile, filter] += V U: `_multiply` with the operands exchanged, for a box of one panel, closed up."""
     f = 0
     while f < filters:
-        u, whole = U[u_first + f :], f + WIDTH - LANES < filters
+        u, vectors = U[u_first + f :], next_vectors((filters - f + LANES - 1) // LANES)
         for p in range(0, tiles, ROWS):
             v, n = v_first + p, to + p * FILTERS + f
-            if whole:
-                tile(channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n, FILTERS, fresh, begins, 0)
-            else:
-                narrow_tile(channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n, FILTERS, fresh, begins, 0)
-        f += WIDTH if whole else LANES
+            part_tile(
+                vectors,
+                channels, V, v, 1, V_OFFSETS, u, STARTS, 0, U_OFFSETS, N, n, FILTERS, fresh, begins, 0,
+            )  # fmt: skip
+        f += vectors * LANES
 
 
 @inlined

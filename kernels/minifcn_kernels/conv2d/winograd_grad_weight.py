@@ -61,7 +61,7 @@ from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory
 from minifcn_kernels.moves import interleave, move_number
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTORS, narrow_tile, tile
+from minifcn_kernels.tile import ROWS, VECTORS, next_vectors, part_tile
 
 # Numbers in the transforms of the boxes that are worked on together.
 BATCH = 2**21
@@ -391,15 +391,15 @@ def _multiply(
             k = k0
             while k < k1:
                 z = Z[box, k * Z_BLOCK + point * Z_STEP :]
-                whole = k + VECTORS <= k1
+                vectors = next_vectors(k1 - k)
                 for c in range(v0, v1, ROWS):
                     v_first = c // CHANNELS * V_BLOCK + point * V_STEP + c % CHANNELS * WIDTH
                     to, n = point * s_step + (c - v0) * s_row + (k - k0) * LANES, tiles[box]
-                    if whole:
-                        tile(n, v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, new, ZEROS, 0)
-                    else:
-                        narrow_tile(n, v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, new, ZEROS, 0)
-                k += VECTORS if whole else 1
+                    part_tile(
+                        vectors,
+                        n, v, v_first, WIDTH, offsets, z, STARTS, 0, Z_OFFSETS, s, to, s_row, new, ZEROS, 0,
+                    )  # fmt: skip
+                k += vectors
 
 
 @inlined
