@@ -13,6 +13,10 @@ from backends import threads
 from geometry import SEEDS, normal, whole
 from minifcn_kernels.conv2d.choose import choose
 from minifcn_kernels.conv2d.contract import conv_geometry
+from minifcn_kernels.conv2d.direct import conv2d_direct
+from minifcn_kernels.conv2d.dots import conv2d_grad_weight_dots
+from minifcn_kernels.conv2d.grad_weight import conv2d_grad_weight_direct
+from minifcn_kernels.conv2d.turned import conv2d_turned
 
 ALGORITHMS = ("loops", "direct")
 DTYPES = (np.float32, np.float64)
@@ -94,6 +98,20 @@ def test_every_algorithm_is_exact_on_whole_numbers(algorithm, dtype, g, seed):
             np.testing.assert_array_equal(actual, exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(g=convolutions(most_channels=20, most_taps=3) | convolutions(most_channels=1, most_taps=10), seed=SEEDS)
+def test_both_direct_ways_are_exact_for_many_filters_and_for_few(dtype, g, seed):
+    """Which of them is taken follows from how many filters there are; what they compute must not."""
+    x, w, b, gy = g.arrays(whole, seed, dtype)
+    geometry = conv_geometry(x.shape, w.shape, *g.options.values())
+    with kernels.use_backend("numpy"):
+        y, gw = kernels.conv2d(x, w, b, **g.options), kernels.conv2d_grad_weight(x, gy, w.shape, **g.options)
+    for forward in (conv2d_direct, conv2d_turned):
+        np.testing.assert_array_equal(forward(x, w, b, geometry), y)
+    for grad_weight in (conv2d_grad_weight_direct, conv2d_grad_weight_dots):
+        np.testing.assert_array_equal(grad_weight(x, gy, geometry), gw)
+
+
 SHAPES = {
     "tiny maps of many images": ((7, 5, 2, 2), (6, 5, 3, 3), {"padding": 1}),
     "tiny maps of many images, all filters in whole tiles": ((7, 5, 2, 2), (8, 5, 3, 3), {"padding": 1}),
@@ -154,6 +172,13 @@ SHAPES = {
     "depthwise, dilated, with a stride": ((2, 3, 40, 30), (3, 1, 3, 4), {"stride": (3, 2), "dilation": 3, "groups": 3}),
     "depthwise with two filters a channel": ((2, 5, 19, 23), (10, 1, 3, 3), {"stride": 2, "groups": 5}),
     "stride and dilation that share a factor": ((2, 3, 30, 30), (5, 3, 3, 3), {"stride": 4, "dilation": 2}),
+    "many filters": ((3, 17, 11, 13), (70, 17, 3, 3), {"padding": 1, "stride": (1, 2)}),
+    "many filters, more than a box has": ((1, 9, 30, 31), (150, 9, 3, 3), {"stride": 2, "padding": 1}),
+    "many filters on wide rows": ((1, 10, 4, 1100), (40, 10, 3, 2), {"stride": (2, 1)}),
+    "many filters on maps of one column": ((5, 9, 21, 1), (33, 9, 3, 1), {"padding": (1, 0)}),
+    "many filters on many tiny maps": ((40, 9, 3, 3), (64, 9, 3, 3), {"padding": 1}),
+    "many filters in groups, dilated": ((2, 34, 20, 21), (80, 17, 3, 3), {"groups": 2, "dilation": 2, "padding": 2}),
+    "many filters, few channels": ((2, 3, 20, 24), (48, 3, 5, 5), {"stride": 2}),
     "padding beyond the filter": ((1, 3, 6, 6), (4, 3, 2, 2), {"padding": 5}),
 }
 

@@ -34,6 +34,8 @@ from minifcn_kernels.jit import Array, inlined
 from minifcn_kernels.memory import CACHE_LINE
 from minifcn_kernels.moves import (
     clear_vector,
+    group_of,
+    interleave,
     interleave_two,
     move_every_second,
     move_few,
@@ -120,14 +122,15 @@ def _cut(size: int, length: int) -> list[tuple[int, int]]:
     return [(length, count) for length, count in pieces if length * count > 0]
 
 
-def list_boxes(size: tuple[int, int, int, int], box: BoxSize) -> Array:
-    """Cut an output of ``size`` (images, filters, rows, columns) into boxes."""
+def list_boxes(size: tuple[int, int, int, int], box: tuple[int, int, int]) -> Array:
+    """Cut an output of ``size`` (images, filters, rows, columns) into boxes of so many images, rows and columns."""
     N, _, OH, OW = size
+    images, rows, columns = box
     boxes = [
-        (n, min(n + box.images, N), i, min(i + box.rows, OH), j, min(j + box.columns, OW))
-        for n in range(0, N, box.images)
-        for i in range(0, OH, box.rows)
-        for j in range(0, OW, box.columns)
+        (n, min(n + images, N), i, min(i + rows, OH), j, min(j + columns, OW))
+        for n in range(0, N, images)
+        for i in range(0, OH, rows)
+        for j in range(0, OW, columns)
     ]
     return np.array(boxes, BOX)
 
@@ -295,6 +298,31 @@ def copy_pairs(target: Array, first: int, source: Array, one: int, other: int, c
     for j in range(whole, count):
         move_number(target, first + 2 * j, source, one + j)
         move_number(target, first + 2 * j + 1, source, other + j)
+
+
+@inlined
+def turn(target: Array, to: int, to_step: int, source: Array, first: int, step: int, rows: int, count: int) -> None:
+    """target[to + j·to_step + m] = source[first + m·step + j] for m < rows, j < count, of two flat arrays.
+
+    It goes along a few rows of the source at a time, or else a few of the target: whichever lie further apart.
+    """
+    lanes, group = lanes_of(target), group_of(target)
+    if rows < group or count < lanes:
+        for m in range(rows):
+            copy_strided(target, to + m, to_step, source, first + m * step, 1, count)
+    else:
+        by_source = step > to_step
+        outer, inner = (rows, count) if by_source else (count, rows)
+        for one in range(0, outer, lanes):
+            for other in range(0, inner, lanes):
+                m0, j0 = (one, other) if by_source else (other, one)
+                for m1 in range(m0, min(m0 + lanes, rows), group):
+                    # The last ones are a whole group and a whole vector again; some of them may be there already.
+                    m, j = min(m1, rows - group), min(j0, count - lanes)
+                    place = first + m * step + j
+                    for row in range(lanes, lanes + group):
+                        prefetch(source, place + row * step)
+                    interleave(target, to + j * to_step + m, to_step, source, place, step, group)
 
 
 @inlined

@@ -13,11 +13,13 @@ from numba.core import config
 from minifcn_kernels.conv2d import (
     depthwise,
     direct,
+    dots,
     grad_weight,
     loops,
     product,
     scatter,
     stretched,
+    turned,
     winograd,
     winograd_grad_weight,
 )
@@ -43,11 +45,12 @@ from minifcn_kernels.conv2d.winograd_transforms import POINTS, TILE
 from minifcn_kernels.dispatch import check_shape, current_policy
 from minifcn_kernels.jit import Array
 from minifcn_kernels.spatial import IntOrPair
-from minifcn_kernels.tile import ROWS
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES
 
 FORWARD = {
     "loops": loops.conv2d_loops,
     "direct": direct.conv2d_direct,
+    "turned": turned.conv2d_turned,
     "product": product.conv2d_product,
     "depthwise": depthwise.conv2d_depthwise,
     "stretched": stretched.conv2d_stretched,
@@ -65,6 +68,7 @@ GRAD_INPUT = {
 GRAD_WEIGHT = {
     "loops": loops.conv2d_grad_weight_loops,
     "direct": grad_weight.conv2d_grad_weight_direct,
+    "dots": dots.conv2d_grad_weight_dots,
     "product": product.conv2d_grad_weight_product,
     "depthwise": depthwise.conv2d_grad_weight_depthwise,
     "stretched": depthwise.conv2d_grad_weight_depthwise,
@@ -131,6 +135,11 @@ def winograd_pays_for_weights(g: ConvGeometry) -> bool:
     return cost < direct_cost(g, tiles)
 
 
+def filters_fill_vectors(g: ConvGeometry, item_bytes: int) -> bool:
+    """Return whether filters can lie along the vectors of a tile: there are two vectors of them at least."""
+    return g.K // g.groups * item_bytes >= 2 * VECTOR_BYTES
+
+
 def direct_cost(g: ConvGeometry, tiles: int, *, of_input: bool = False) -> float:
     """Return the cost of the direct way, for a tile that has its share of all the products."""
     pixels = g.H * g.W if of_input and not scatter.scatter_pays(g) else g.OH * g.OW
@@ -184,6 +193,8 @@ def conv2d_numba(
     """`conv2d` by the chosen algorithm."""
     g = conv_geometry(x.shape, w.shape, stride, padding, dilation, groups)
     algorithm = choose(g, x.dtype, g.K // g.groups, winograd_pays(g))
+    if algorithm == "direct" and filters_fill_vectors(g, x.itemsize):
+        algorithm = "turned"
     return FORWARD[algorithm](x, w, b, g)
 
 
@@ -222,4 +233,6 @@ def conv2d_grad_weight_numba(
     g = conv_geometry(x.shape, w_shape, stride, padding, dilation, groups)
     check_shape("conv2d_grad_weight", "gy", gy.shape, g.y_shape)
     algorithm = choose(g, x.dtype, g.K // g.groups, winograd_pays_for_weights(g))
+    if algorithm == "direct" and not (filters_fill_vectors(g, x.itemsize) and g.C // g.groups >= ROWS):
+        algorithm = "dots"
     return GRAD_WEIGHT[algorithm](x, gy, g)

@@ -170,7 +170,7 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
     planes = len(phases) / max(1, len(taps))
     reach = int(least[0]), int(least[1]), int(overhang[0]), int(overhang[1])
     box = choose_box((N, K, OH, OW), filters, pixels, reach[2:], planes, lanes, VECTORS)
-    boxes = list_boxes((N, K, OH, OW), box)
+    boxes = list_boxes((N, K, OH, OW), box[:3])
     blocks = [(group, k, min(k + filters, K)) for group in range(g.groups) for k in range(0, K, filters)]
     parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
     cuts = [part * len(boxes) // parts for part in range(parts + 1)]
@@ -195,6 +195,8 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
         starts += np.arange(len(starts)) // VECTORS * panel_tile + np.arange(len(starts)) % VECTORS * lanes
     of_grids = [taps[grid["first_tap"] : grid["last_tap"]] for grid in grids]
     block_offsets = np.concatenate([tap_offsets(of_grid, channels, len(phases), box, reach) for of_grid in of_grids])
+    channel = np.arange(channels)[:, None]
+    packed_offsets = [(channel * g.R * g.S + of_grid[:, 3]).reshape(-1) * ROWS for of_grid in of_grids]
     return Plan(
         step,
         parts,
@@ -203,7 +205,7 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
         channels,
         whole_lines(
             item_bytes,
-            -(-filters // ROWS) * ROWS * C * len(taps),
+            -(-filters // ROWS) * ROWS * C * g.R * g.S,
             channels * len(phases) * plane + width,  # a tile may read a vector past the last pixel
             0 if box.in_place else span // width * panel_tile,
             len(grids) * -(-filters // ROWS) * ROWS * span,
@@ -215,7 +217,7 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
         np.array(tasks, TASK),
         block_offsets,
         depth * width,
-        depth * ROWS,
+        np.concatenate(packed_offsets),
         starts,
         *cut_pieces(box, reach, lanes, width, panel_tile),
     )
@@ -289,7 +291,7 @@ def _run_tasks(
     for t in range(first, last):
         task = tasks[t]
         if t == first or t % parts == 0:
-            _pack(packed, w, w_steps, C, groups, channels, taps, grids, task)
+            _pack(packed, w, w_steps, C, groups, channels, task)
         filters = task.k1 - task.k0
         k_first, c_first = task.group * (K // groups) + task.k0, task.group * C
         tiles, all_filters = len(starts) // VECTORS, (filters + ROWS - 1) // ROWS * ROWS
@@ -319,6 +321,7 @@ def _run_tasks(
                     first_tap = grids[grid].first_tap
                     met = grids[grid].last_tap - first_tap
                     depth = (c1 - c0) * met
+                    left_offsets = packed_offsets[channels * first_tap :]
                     right, right_offsets = block, block_offsets[channels * first_tap :]
                     if not in_place:
                         gather(panel, width, block, right_offsets, depth, froms, tos)
@@ -329,10 +332,10 @@ def _run_tasks(
                             target, to, to_step, v0, v1 = sums, grid * all_filters * span, span, whole, tiles
                         for v in range(v0, v1):
                             for m in range(0, filters, ROWS):
-                                left_first = all_filters * (C * first_tap + c0 * met) + m * depth
+                                left_first = (all_filters * c0 + m * (c1 - c0)) * min(w_steps)
                                 tile(
                                     depth,
-                                    packed, left_first, 1, packed_offsets,
+                                    packed, left_first, 1, left_offsets,
                                     right, starts, v * VECTORS, right_offsets,
                                     target, to + m * to_step + v * width, to_step,
                                     c0 == 0, b, k_first + m,
@@ -358,54 +361,44 @@ def _run_tasks(
 
 
 @inlined
-def _pack(
-    packed: Array, w: Array, w_steps: Pair, C: int, groups: int, at_once: int, all_taps: Array, grids: Array, task: Any
-) -> None:
-    """Copy a task's filters in the order in which tiles read them: by grid, block of channels, ROWS filters::
+def _pack(packed: Array, w: Array, w_steps: Pair, C: int, groups: int, at_once: int, task: Any) -> None:
+    """Copy a task's filters in the order in which tiles read them: by block of channels, and ROWS filters::
 
-        packed[m // ROWS, c, t, m % ROWS] = w[m-th filter of the task, c, taps[t, 3]], or 0 beyond the last filter
+        packed[m // ROWS, c, t, m % ROWS] = w[m-th filter of the task, c, t], or anything beyond the last filter
 
-    for the taps of the grid and the channels of the block, ``at_once``.
+    for the channels of the block, ``at_once``, and all taps t.
     """
-    filters = task.k1 - task.k0
+    T, filters = min(w_steps), task.k1 - task.k0
     all_filters = (filters + ROWS - 1) // ROWS * ROWS
     first = task.group * (len(w) // groups) + task.k0 * w_steps[0]
-    for grid in grids:
-        taps = all_taps[grid.first_tap : grid.last_tap]
-        T = len(taps)
-        for c0 in range(0, C, at_once):
-            channels = min(at_once, C - c0)
-            # Go through w as it lies in memory: filter by filter, or else channel by channel.
-            run = channels if w_steps[0] > w_steps[1] else 1
-            for c in range(0, channels, run):
-                for m in range(0, filters, ROWS):
-                    to = all_filters * (C * grid.first_tap + c0 * T) + (m * channels + c * ROWS) * T
-                    source = first + m * w_steps[0] + (c0 + c) * w_steps[1]
-                    rows = min(ROWS, filters - m)
-                    if rows == ROWS and min(w_steps) == T:  # taps of a filter are neighbours
-                        _pack_run(packed, to, w, source, w_steps[0], run * T)
-                    else:
-                        for _ in range(run):
-                            for t in range(T):
-                                for row in range(rows):
-                                    packed[to + row] = w[source + taps[t, 3] + row * w_steps[0]]
-                                for row in range(rows, ROWS):
-                                    packed[to + row] = 0
-                                to += ROWS
-                            source += w_steps[1]
+    for c0 in range(0, C, at_once):
+        channels = min(at_once, C - c0)
+        # Go through w as it lies in memory: filter by filter, or else channel by channel.
+        run = channels if w_steps[0] > w_steps[1] else 1
+        for c in range(0, channels, run):
+            for m in range(0, filters, ROWS):
+                to = (all_filters * c0 + m * channels + c * ROWS) * T
+                source = first + m * w_steps[0] + (c0 + c) * w_steps[1]
+                rows, room = min(ROWS, filters - m), (channels - c) * T
+                _pack_run(packed, to, w, source, w_steps[0], rows, run * T, room)
 
 
 @inlined
-def _pack_run(packed: Array, to: int, w: Array, first: int, step: int, count: int) -> None:
-    """packed[to + j·ROWS + row] = w[first + row·step + j] for j < count, row < ROWS."""
+def _pack_run(packed: Array, to: int, w: Array, first: int, step: int, rows: int, count: int, room: int) -> None:
+    """packed[to + j·ROWS + row] = w[first + row·step + j] for row < rows, j < count; or even up to j < ``room``.
+
+    There it may write whole vectors: what belongs there comes later.
+    """
     lanes = lanes_of(w)
     whole = count // lanes * lanes
+    if whole < count and whole + lanes <= room and first + (rows - 1) * step + whole + lanes <= len(w):
+        whole += lanes
     for j in range(0, whole, lanes):
-        for row in range(0, ROWS, group_of(w)):
-            interleave(packed, to + j * ROWS + row, ROWS, w, first + j + row * step, step, ROWS)
+        for row in range(0, rows, group_of(w)):
+            interleave(packed, to + j * ROWS + row, ROWS, w, first + j + row * step, step, rows - row)
     t, s, s_step = np.uint64(to + whole * ROWS), np.uint64(first + whole), np.uint64(step)
     for _ in range(count - whole):
-        for row in range(np.uint64(ROWS)):
+        for row in range(np.uint64(rows)):
             packed[t + row] = w[s + row * s_step]
         t += np.uint64(ROWS)
         s += np.uint64(1)

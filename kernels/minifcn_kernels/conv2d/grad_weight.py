@@ -1,57 +1,60 @@
 """The weight gradient on the register tile: a matrix product that sums over pixels.
 
-    gw[k, d] = Σ_pixel gy[k, pixel] · block[position[pixel] + offset[d]]            d = (c, r, s)
+    gw[k, c, tap] = Σ_pixel  x[c, position[pixel] + offset[tap]] · gy[k, pixel]
 
-It is the product of the convolution (see `direct`, and `block` for boxes, blocks and panels) with other roles: the
-pixels, which run along the vectors, are now what is summed over. So the tile is the other one, `dot_tile`, which
-multiplies vectors by vectors and adds up the lanes at the end. gy is copied to a panel of rows cut into the same
-vectors, and where such a vector holds more than the pixels of its row, gy is zero. (Zero times infinity is NaN: an
-infinity in x may show up as NaN also in a weight whose tap just misses it.)
+with the padded input, in which output pixel (n, i, j) has the position of its first tap, (n, i·stride, j·stride), and
+every tap an offset from there. Channels are the rows of the tile: it reads single numbers of x, so these may lie as far
+apart as stride and dilation please. Filters are its columns, and pixels what is summed over; so gy, of which it reads
+vectors, is turned first:
+
+    panel[pixel, k] = gy[k, pixel]
+
+The output is cut into boxes of a few hundred pixels. For each box, gy is turned to a panel, and the input under it is
+copied to a block, some channels at a time, with zeros where the padding is. Both serve all the sums of a task. (Where
+filters or channels are few, tiles would be filled with little: see `dots`.)
 
 The sum over all pixels may be long (half a million terms for the first layers of an FCN), and one thread would do all
 of it. So the boxes of pixels are cut into parts, each part is summed for itself, and the partial sums are added in the
 order of the parts. The cut depends on the geometry alone, so the result has the same bits for any number of threads.
 
-A thread's scratch memory is its part of gy (BOX_FILTERS by BOX_VECTORS vectors), its block or panel (BLOCK_BYTES, or
-else a single channel's) and its sums (BOX_FILTERS by BOX_WEIGHTS): about 0.5 MB, save for filters of 64 and the like.
+A thread's scratch memory is its panel (BOX_PIXELS by BOX_FILTERS), its block (BLOCK_BYTES, or else ROWS channels) and
+its sums (BOX_WEIGHTS by BOX_FILTERS, or else ROWS channels): about 0.6 MB, save for filters of 64 and the like.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.conv2d.block import (
-    Reach,
-    choose_box,
-    copy_block,
-    copy_run,
-    cut_pieces,
-    fill,
-    gather,
-    list_boxes,
-    prefetch_run,
-    split_taps,
-    tap_offsets,
-    vector_positions,
-)
+from minifcn_kernels.conv2d.block import list_boxes, turn
 from minifcn_kernels.conv2d.contract import ConvGeometry
+from minifcn_kernels.conv2d.positions import (
+    Extent,
+    copy_padded,
+    cut_evenly,
+    even_box,
+    extent_of,
+    find_positions,
+    offsets_of_taps,
+    runs_of,
+)
 from minifcn_kernels.jit import Array, compiled
-from minifcn_kernels.memory import empty, scratch_memory, whole_lines
+from minifcn_kernels.memory import empty, odd_lines, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
-from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, dot_tile, lanes_of
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES, VECTORS, lanes_of, next_vectors, part_tile
 
-# Vectors of pixels to a box. Adding up a tile's lanes takes as long as so many of them; and what ROWS filters meet
-# in a box, 8 KB with AVX2, stays in the first-level cache together with a block of this size.
-LANES_ADDED = 8
-BOX_VECTORS = 64
-BLOCK_BYTES = 2**14
+# Pixels that a tile adds up in one go, about: see `direct` for the length of a sum. A box has several times as many, so
+# that rows of the input which its neighbours share are not copied too often.
+DEPTH = 96
+BOX_PIXELS = 512
 # Filters to a task, and weights of each: what is copied of gy and x serves that many sums.
 BOX_FILTERS = 128
 BOX_WEIGHTS = 576
+BLOCK_BYTES = 2**16
 # Tasks to aim for where the weights are few: enough to keep several threads evenly busy.
-TASKS = 16
+TASKS = 8
 
 # Some filters and channels of a group, and some boxes, whose sums make a part of these weights.
 TASK = np.dtype([(name, np.int64) for name in ("part", "first_box", "last_box", "group", "k0", "k1", "c0", "c1")])
@@ -61,82 +64,73 @@ class Plan(NamedTuple):
     """How the sums are cut, and where a tile finds what it reads."""
 
     parts: int
-    box: tuple[int, int, int, int, int]  # a `BoxSize`
-    reach: Reach
-    channels: int  # of a block
-    memory: tuple[int, ...]  # a thread's: numbers in its block, panel, left side and sums
-    taps: int
-    phases: Array
+    extent: Extent
+    channels: int  # of a block, a multiple of ROWS
+    memory: tuple[int, ...]  # a thread's: numbers in its block, panel and sums
+    step: int  # from row to row of panel and sums
     boxes: Array
     tasks: Array
-    offsets: Array  # (channel, tap) in the block, from a pixel's position on
-    starts: Array  # (channel, tap) in the block or the panel, up to a tile's multiple of them
-    positions: Array  # vectors of pixels there
-    froms: Array  # the pieces of which panels are made
-    tos: Array
+    taps: Array  # offsets in a block
+    starts: Array  # of a tile's vectors
+    rows: Array  # of the panel, one for each pixel
 
 
 def conv2d_grad_weight_direct(x: Array, gy: Array, g: ConvGeometry) -> Array:
     """`conv2d_grad_weight` on the register tile."""
+    if x.size == 0 or gy.size == 0:
+        return np.zeros(g.w_shape, x.dtype)
     plan = _plan(g, x.itemsize)
     partial = empty((plan.parts, *g.w_shape), x.dtype)
     (scratch,) = scratch_memory(x.dtype, (get_num_threads(), sum(plan.memory)))
-    _grad_weight.over(len(plan.tasks), partial, scratch, x, gy, g.stride, *plan[1:])
+    (scratch_positions,) = scratch_memory(np.int64, (get_num_threads(), BOX_PIXELS))
+    operands = x, gy, np.zeros(ROWS, x.dtype), g.stride, g.padding
+    _grad_weight.over(len(plan.tasks), partial, scratch, scratch_positions, *operands, *plan[1:])
     return partial[0] if plan.parts == 1 else partial.sum(axis=0)
 
 
 @lru_cache(maxsize=256)
 def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
-    r, s = np.divmod(np.arange(g.R * g.S), g.S)
-    taps, phases = split_taps(r * g.dilation[0] - g.padding[0], s * g.dilation[1] - g.padding[1], g.stride)
-    (top, left), (bottom, right) = taps[:, :2].min(axis=0).tolist(), taps[:, :2].max(axis=0).tolist()
-    reach = top, left, bottom - top, right - left
-
-    K, C = g.K // g.groups, g.C // g.groups
+    K, C, T = g.K // g.groups, g.C // g.groups, g.R * g.S
     lanes = VECTOR_BYTES // item_bytes
-    size = g.N, K, g.OH, g.OW
-    planes = len(phases) / len(taps)
-    box = choose_box(size, min(K, BOX_FILTERS), BOX_VECTORS * lanes, reach[2:], planes, lanes, 1, LANES_ADDED)
-    boxes = list_boxes(size, box)
+    filters = min(cut_evenly(K, BOX_FILTERS, lanes), K)
+    in_task = min(cut_evenly(C, max(ROWS, BOX_WEIGHTS // T), ROWS), C)
 
-    in_task = max(1, BOX_WEIGHTS // len(taps))
+    size, pixels = (g.N, K, g.OH, g.OW), BOX_PIXELS
+    of_box = g.groups * -(-K // filters) * -(-C // in_task)
+    while pixels >= 2 * DEPTH and of_box * len(list_boxes(size, even_box(g, pixels))) < TASKS:
+        pixels //= 2
+    box = even_box(g, pixels)
+    boxes = list_boxes(size, box)
     blocks = [
-        (group, k, min(k + BOX_FILTERS, K), c, min(c + in_task, C))
+        (group, k, min(k + filters, K), c, min(c + in_task, C))
         for group in range(g.groups)
-        for k in range(0, K, BOX_FILTERS)
+        for k in range(0, K, filters)
         for c in range(0, C, in_task)
     ]
     parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
     cuts = [part * len(boxes) // parts for part in range(parts + 1)]
     tasks = [(part, cuts[part], cuts[part + 1], *block) for block in blocks for part in range(parts)]
 
-    plane = box.images * (box.rows + reach[2]) * (box.columns + reach[3])
-    channels = max(1, min(in_task, C, BLOCK_BYTES // (len(phases) * plane * item_bytes)))
-    vectors = -(-((box.images * box.rows - 1) * box.row_step + box.columns) // lanes)
-    offsets = tap_offsets(taps, channels, len(phases), box, reach)
-    starts = np.zeros(-(-len(offsets) // VECTORS) * VECTORS, np.int64)
-    left_rows = -(-min(K, BOX_FILTERS) // ROWS) * ROWS
-    starts[: len(offsets)] = offsets if box.in_place else np.arange(len(offsets)) * vectors * lanes
+    extent = extent_of(g, box)
+    plane = extent[2]
+    channels = cut_evenly(in_task, max(ROWS, BLOCK_BYTES // (plane * item_bytes)), ROWS)
+    step = odd_lines(item_bytes, filters)
     return Plan(
         parts,
-        (int(box.images), int(box.rows), int(box.columns), int(box.in_place), int(box.row_step)),
-        reach,
+        extent,
         channels,
         whole_lines(
             item_bytes,
-            channels * len(phases) * plane + lanes,  # the last vector may read past the end
-            0 if box.in_place else len(offsets) * vectors * lanes + lanes,
-            left_rows * vectors * lanes,
-            left_rows * -(-min(in_task, C) // channels) * len(starts) + 1,  # see `dot_tile`
+            channels * plane + lanes,  # what is copied last may end with a whole vector
+            math.prod(box) * step,
+            -(-in_task // ROWS) * ROWS * T * step,
         ),
-        len(taps),
-        phases,
+        step,
         boxes,
         np.array(tasks, TASK),
-        offsets,
-        starts,
-        vector_positions(box, reach, lanes) if box.in_place else np.arange(vectors) * lanes,
-        *cut_pieces(box, reach, lanes, box.images * box.rows * box.columns, 0),
+        offsets_of_taps(g, extent),
+        np.arange(VECTORS) * lanes,
+        np.arange(math.prod(box)) * step,
     )
 
 
@@ -146,91 +140,67 @@ def _grad_weight(
     last: int,
     out: Array,
     scratch: Array,
+    scratch_positions: Array,
     x: Array,
     gy: Array,
+    zeros: Array,
     stride: Pair,
-    box_size: tuple[int, int, int, int, int],
-    reach: Reach,
+    padding: Pair,
+    extent: Extent,
     channels: int,
-    memory: tuple[int, int, int, int],
-    T: int,
-    phases: Array,
+    memory: tuple[int, int, int],
+    step: int,
     boxes: Array,
     tasks: Array,
-    offsets: Array,
+    taps: Array,
     starts: Array,
-    positions: Array,
-    froms: Array,
-    tos: Array,
+    rows: Array,
 ) -> None:
-    """Sum each part's boxes into its own weights, out[part]; ``scratch`` has a row for each thread."""
+    """Sum each part's boxes into its own weights, out[part]; scratch memory has a row for each thread."""
     _, K, C_per_group, _, _ = out.shape
-    C = x.shape[1]
-    _, _, OH, OW = gy.shape
-    lanes = lanes_of(x)
-    images, rows, columns, in_place, row_step = box_size
-    top, left, overhang_h, overhang_w = reach
-    gy_flat = gy.reshape(-1)
-
-    # The right side is the block, or a panel of vectors gathered from it. What a vector reads past the end meets zeros
-    # of the left side, but must be no infinity or NaN.
-    mine = scratch[get_thread_id()]
+    C, OH, OW, gy_flat = x.shape[1], gy.shape[2], gy.shape[3], gy.reshape(-1)
+    T, lanes = len(taps), lanes_of(x)
+    mine, positions = scratch[get_thread_id()], scratch_positions[get_thread_id()]
     block, mine = mine[: memory[0]], mine[memory[0] :]
-    panel, mine = mine[: memory[1]], mine[memory[1] :]
-    all_left, all_sums = mine[: memory[2]], mine[memory[2] :]
-    fill(block, 0, len(block), 0)
-    fill(panel, 0, len(panel), 0)
-    vectors = len(positions)
-    span = vectors * lanes
-    BH, BW = rows + overhang_h, columns + overhang_w
-    plane = images * BH * BW
+    panel, sums = mine[: memory[1]], mine[memory[1] :]
 
     for task in tasks[first:last]:
         k_first = task.group * (K // (C // C_per_group)) + task.k0
-        c_first = task.group * C_per_group
         filters = task.k1 - task.k0
-        filter_tiles = (filters + ROWS - 1) // ROWS
-        gw_flat = out[task.part].reshape(-1)
-
-        # A chunk of channels has its own columns here, since its last tile may add a few sums without meaning.
-        sums_step = (task.c1 - task.c0 + channels - 1) // channels * len(starts)
-        sums, left_side = all_sums[: filter_tiles * ROWS * sums_step], all_left[: filter_tiles * ROWS * span]
-        fill(sums, 0, len(sums), 0)
-        fill(left_side, 0, len(left_side), 0)
-        for box in boxes[task.first_box : task.last_box]:
-            if (box.n1 - box.n0, box.i1 - box.i0, box.j1 - box.j0) != (images, rows, columns):
-                fill(left_side, 0, len(left_side), 0)
-            for k in range(filters):
-                for n in range(box.n0, box.n1):
-                    for i in range(box.i0, box.i1):
-                        to = k * span + ((n - box.n0) * rows + i - box.i0) * row_step
-                        source = ((n * K + k_first + k) * OH + i) * OW + box.j0
-                        prefetch_run(gy_flat, source + OH * OW, box.j1 - box.j0)
-                        copy_run(left_side, to, gy_flat, source, box.j1 - box.j0)
+        vectors = (filters + lanes - 1) // lanes
+        for box_number in range(task.first_box, task.last_box):
+            box = boxes[box_number]
+            pixels = find_positions(positions, box, stride, extent, 1)
+            runs, run = runs_of(box, OW)
+            to = 0
+            for n in range(box.n0, box.n1):
+                for i in range(box.i0, box.i0 + runs):
+                    source = ((n * K + k_first) * OH + i) * OW + box.j0
+                    turn(panel, to, step, gy_flat, source, OH * OW, filters, run)
+                    to += run * step
+            pieces = max(1, (pixels + DEPTH // 2) // DEPTH)
             for c0 in range(task.c0, task.c1, channels):
                 c1 = min(c0 + channels, task.c1)
-                depth = (c1 - c0) * T
-                sums_first = (c0 - task.c0) // channels * len(starts)
-                right = block if in_place else panel
-                of_x, top_left = (c_first + c0, c_first + c1), (box.i0 + top, box.j0 + left)
-                if box.n1 - box.n0 < images or c1 - c0 < channels:
-                    fill(block, 0, len(block), 0)  # what is left there may be infinite
-                copy_block(block, plane, BH, BW, x, (box.n0, box.n1), of_x, top_left, stride, phases)
-                if not in_place:
-                    gather(panel, span, block, offsets, depth, froms, tos)
-                for m in range(0, filters, ROWS):
-                    for d in range(0, depth, VECTORS):
-                        dot_tile(
-                            vectors,
-                            left_side, m * span, span,
-                            right, starts, d, positions,
-                            sums, m * sums_step + sums_first + d, sums_step,
-                        )  # fmt: skip
-
-        # Chunks without such sums lie side by side.
-        at_once = task.c1 - task.c0 if len(starts) == channels * T else channels
-        for k in range(filters):
-            for c0 in range(task.c0, task.c1, at_once):
-                to = ((k_first + k) * C_per_group + c0) * T
-                source = k * sums_step + (c0 - task.c0) // channels * len(starts)
-                copy_run(gw_flat, to, sums, source, (min(c0 + at_once, task.c1) - c0) * T)
+                of_x = task.group * C_per_group + c0, task.group * C_per_group + c1
+                copy_padded(block, extent, x, box, of_x, stride, padding)
+                for piece in range(pieces):
+                    begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
+                    fresh = box_number == task.first_box and piece == 0
+                    right = panel[begin * step :]
+                    vector = 0
+                    while vector < vectors:
+                        count = next_vectors(vectors - vector)
+                        for c in range(0, c1 - c0, ROWS):
+                            for t in range(T):
+                                to = ((c0 - task.c0 + c) * T + t) * step + vector * lanes
+                                part_tile(
+                                    count,
+                                    end - begin,
+                                    block, c * extent[2] + taps[t], extent[2], positions[begin:],
+                                    right[vector * lanes :], starts, 0, rows,
+                                    sums, to, T * step,
+                                    fresh, zeros, 0,
+                                )  # fmt: skip
+                        vector += count
+        to = (k_first * C_per_group + task.c0) * T
+        turn(out[task.part].reshape(-1), to, C_per_group * T, sums, 0, step, (task.c1 - task.c0) * T, filters)
