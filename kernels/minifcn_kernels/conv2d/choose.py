@@ -76,17 +76,20 @@ GRAD_WEIGHT = {
 }
 
 # What F(4×4, 3×3) costs, in multiply-adds that the register tile makes in the same time: for one tile of 4×4 outputs,
-# one incoming virtual channel and one outgoing channel. It makes 36, and has a share in every transform. For data and
-# outputs, timed on one core with AVX2 (Zen 3) in 5 layers of 3 to 96 channels, where they lie side by side in memory,
-# and `APART`, as a stride or a dilation leaves them. For filters and their gradients in 14 layers with maps of 7 to 100
-# pixels and filters of 3×3 to 7×7: fc6 takes 0.65 of the direct time forward, and as long for its weight gradient.
+# one incoming virtual channel and one outgoing channel. It makes 36, whose sums are short and wait for the second-level
+# cache (`PRODUCT`), and has a share in every transform. For data and outputs, timed on one core with AVX2 (Zen 3) in 5
+# layers of 3 to 96 channels, where they lie side by side in memory, and `APART`, as a stride or a dilation leaves them.
+# For filters and their gradients in 14 layers with maps of 7 to 100 pixels and filters of 3×3 to 7×7, with AVX2 and
+# with AVX-512 (Zen 5): fc6 takes 0.78 of the direct time forward and 1.3 for its weight gradient, 512 channels on 14×14
+# pixels 0.55 and 0.85.
+PRODUCT = 4 / 3
 DATA, BACK, FILTER = 1000, 600, 600
-GRADIENT, WEIGHT = 700, 1200  # for the weight gradient, in place of the latter two
+GRADIENT, WEIGHT = 700, 900  # for the weight gradient, in place of the latter two
 APART = 600
 # Virtual channels whose transforms take 115 MB a thread, or 29 MB for a box of one panel.
 MOST_CHANNELS = 8192
-# A direct convolution makes R·S for every output that there is, at four fifths of the tile's speed.
-DIRECT = 5 / 4
+# A direct convolution makes R·S for every output that there is, at nearly the tile's speed.
+DIRECT = 8 / 7
 
 # From this stride on, single maps are stretched rather than taken apart into phases: forward and back on 21 maps with
 # filters of twice the stride, that takes 1.3 and 1.4 times as long by 2, as long by 3, and 0.8 by 4, 0.5 and 0.6 by 8,
@@ -117,7 +120,7 @@ def winograd_pays(g: ConvGeometry, *, of_input: bool = False) -> bool:
     data = DATA + APART * int(grid["step_w"][0] > 1)
     back = BACK + APART * int(grid["every_w"][0] > 1)
     inputs, outputs = g.C // g.groups, g.K // g.groups
-    cost = len(origins) * (POINTS * positions / tiles + data / outputs + FILTER / tiles) + back / inputs
+    cost = len(origins) * (PRODUCT * POINTS * positions / tiles + data / outputs + FILTER / tiles) + back / inputs
     return cost < direct_cost(direct_g, tiles, of_input=of_input)
 
 
@@ -131,7 +134,7 @@ def winograd_pays_for_weights(g: ConvGeometry) -> bool:
     gradient = GRADIENT + APART * int(grid["every_w"][0] > 1)
     inputs, outputs = g.C // g.groups, g.K // g.groups
     vectors = LANES * -(-outputs // LANES) / outputs  # those in vain included
-    cost = len(origins) * (POINTS * vectors + data / outputs + WEIGHT / tiles) + gradient / inputs
+    cost = len(origins) * (PRODUCT * POINTS * vectors + data / outputs + WEIGHT / tiles) + gradient / inputs
     return cost < direct_cost(g, tiles)
 
 
