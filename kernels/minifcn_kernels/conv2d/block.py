@@ -340,3 +340,12 @@ def fill(target: Array, first: int, count: int, value: float) -> None:
     t = np.uint64(first)
     for j in range(np.uint64(count)):
         target[t + j] = value
+
+
+@inlined
+def add_run(target: Array, first: int, source: Array, source_first: int, count: int) -> None:
+    """target[first + j] += source[source_first + j] for j < count, of two flat arrays."""
+    # Of indices that may be negative, as Python's may, no vectors are made.
+    t, s = np.uint64(first), np.uint64(source_first)
+    for j in range(np.uint64(count)):
+        target[t + j] += source[s + j]

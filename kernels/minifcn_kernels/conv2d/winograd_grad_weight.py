@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.conv2d.block import fill
+from minifcn_kernels.conv2d.block import add_run, fill
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.vectors import LANES, deal, move_row
 from minifcn_kernels.conv2d.winograd_tiles import (
@@ -275,8 +275,7 @@ def _add_up_parts(
                 source = point * total_step + (block.v0 + v) * total_row + block.k0 * LANES
                 fill(s, to, s_row, 0)
                 for part in range(len(totals)):
-                    for i in range(s_row):
-                        s[to + i] += totals[part, source + i]
+                    add_run(s, to, totals[part], source, s_row)
         _transform_back(out, desk, s, s_row, s_step, group, K, block, grid[0], origins)
 
 
