@@ -71,7 +71,7 @@ GRAD_WEIGHT = {
     "dots": dots.conv2d_grad_weight_dots,
     "product": product.conv2d_grad_weight_product,
     "depthwise": depthwise.conv2d_grad_weight_depthwise,
-    "stretched": depthwise.conv2d_grad_weight_depthwise,
+    "stretched": stretched.conv2d_grad_weight_stretched,
     "winograd": winograd_grad_weight.conv2d_grad_weight_winograd,
 }
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution with a large stride, forward and back: the upsampling layers of an FCN (FCN §3.3).
+"""Depthwise convolution with a large stride, and its gradients: the upsampling layers of an FCN (FCN §3.3).
 
 Upsampling by f is the input's gradient of a convolution of stride f: an output column u = k·f + p (padding counted)
 meets column j = k − a of gy at tap s = a·f + p, for 0 ≤ a < ⌈S/f⌉. Written so, vectors along u are impossible: j
@@ -14,20 +14,26 @@ convolution itself is the adjoint: products on long rows, of which every f neigh
 
     y[j] = Σ_{j·f ≤ u < (j+1)·f}  Σ_r Σ_a x[u + a·f] · periodic[r, a][u]
 
+For the weights, vectors may run along the taps s of a row of the filter, since these meet neighbours; there is nothing
+to stretch:
+
+    gw[r, s] = Σ_i Σ_j  gy[i, j] · x[i·f + r, j·f + s]
+
 Where f does not divide S, weights of zero fill up the last period. (Zero times infinity is NaN: an infinity may show up
 as NaN also beside the last tap that it really meets.)
 
-A task makes BAND rows of the small map, or the rows of the large one above them. A thread's memory is, in numbers:
-back, BAND + ρ stretched rows and ρ·⌈S/f⌉ periodic ones, with the ρ = ⌊dilation·(R − 1)/f⌋ + 1 rows of gy that a row
-meets; forward, R·⌈S/f⌉ periodic rows and one of products; rows are as long as the large map is wide.
+A task makes BAND rows of the small map, or the rows of the large one above them, or all weights of a filter. A thread's
+memory is, in numbers: back, BAND + ρ stretched rows and ρ·⌈S/f⌉ periodic ones, with the ρ = ⌊dilation·(R − 1)/f⌋ + 1
+rows of gy that a row meets; forward, R·⌈S/f⌉ periodic rows and one of products; for the weights a padded row; rows are
+as long as the large map is wide.
 """
 
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.conv2d.block import fill
+from minifcn_kernels.conv2d.block import copy_run, fill
 from minifcn_kernels.conv2d.contract import ConvGeometry
-from minifcn_kernels.conv2d.depthwise import ceil_div
+from minifcn_kernels.conv2d.depthwise import add_taps, ceil_div
 from minifcn_kernels.jit import Array, compiled, inlined
 from minifcn_kernels.memory import empty, scratch_memory, whole_lines
 from minifcn_kernels.spatial import Pair
@@ -57,6 +63,16 @@ def conv2d_grad_input_stretched(gy: Array, w: Array, g: ConvGeometry) -> Array:
     memory = _memory(gy, ((BAND + reach) * longest, (reach + 1) * shifts * longest), (reach + 1) * (shifts + 1))
     _spread.over(tasks, gx, *memory, gy, w.reshape(g.C, g.R, g.S), g.stride, g.padding, g.dilation[0])
     return gx
+
+
+def conv2d_grad_weight_stretched(x: Array, gy: Array, g: ConvGeometry) -> Array:
+    """`conv2d_grad_weight`: vectors of taps; the maps of a batch are added in its order."""
+    gw = empty((g.N, g.C, g.R, g.S), x.dtype)
+    offsets = np.arange(g.OW) * g.stride[1]
+    length = (g.OW - 1) * g.stride[1] + g.S
+    (scratch,) = scratch_memory(x.dtype, (get_num_threads(), *whole_lines(x.itemsize, length)))
+    _grad_weight.over(g.N * g.C, gw, scratch, x, gy, g.stride[0], g.padding, g.dilation[0], length, offsets)
+    return gw.sum(axis=0).reshape(g.w_shape)
 
 
 def _memory(like: Array, rows: tuple[int, int], places: int) -> tuple[Array, Array, Array]:
@@ -173,6 +189,40 @@ def _collect(
             fold(products, length, step_w)
             for j in range(OW):
                 out_flat[(plane * OH + i) * OW + j] = b[plane % C] + products[j]
+
+
+@compiled
+def _grad_weight(
+    first: int,
+    last: int,
+    out: Array,
+    scratch: Array,
+    x: Array,
+    gy: Array,
+    step_h: int,
+    padding: Pair,
+    dilation: int,
+    length: int,
+    offsets: Array,
+) -> None:
+    """out[n, c, r, s] = Σ_i Σ_j gy[n, c, i, j] · x[n, c, i·stride + r·dilation − padding, j·stride + s − padding]."""
+    H, W = x.shape[2:]
+    OH, OW = gy.shape[2:]
+    _, _, R, S = out.shape
+    pad_h, pad_w = padding
+    x_flat, gy_flat, out_flat = x.reshape(-1), gy.reshape(-1), out.reshape(-1)
+    row = scratch[get_thread_id()]
+    fill(row, 0, length, 0)
+    count = min(W, length - pad_w)
+    for plane in range(first, last):
+        fill(out_flat, plane * R * S, R * S, 0)
+        for i in range(OH):
+            weights = gy_flat[(plane * OH + i) * OW :][:OW]
+            for r in range(R):
+                h = i * step_h + r * dilation - pad_h
+                if 0 <= h < H:
+                    copy_run(row, pad_w, x_flat, (plane * H + h) * W, count)
+                    add_taps(out_flat, (plane * R + r) * S, S, row, 0, offsets, weights)
 
 
 @inlined
