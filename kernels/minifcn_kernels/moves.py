@@ -11,17 +11,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from minifcn_kernels.tile import (
-    ROWS,
-    array_data,
-    ask_for,
-    integer,
-    interleaved,
-    pieces,
-    shuffle,
-    vector_place,
-    vector_type,
-)
+from minifcn_kernels.emit import array_data, ask_for, integer, interleaved, pieces, shuffle
+from minifcn_kernels.tile import ROWS, vector_place, vector_type
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -44,15 +44,15 @@ INSTRUCTIONS = [
     ('icmp_signed("<"', 'icmp_signed("<="'),
     ('icmp_signed("<"', 'icmp_signed(">"'),
     ("loop, after)", "after, loop)"),
-    ("constant(m), last_row)", "last_row, constant(m))"),
-    ("add_incoming(first, before)", "add_incoming(undefined, before)"),
     ("add_incoming(new, loop)", "add_incoming(total, loop)"),
     ("add_incoming(next_d, loop)", "add_incoming(d, loop)"),
     ("source_etype=element", "source_etype=integer"),
     ("source_etype=integer", "source_etype=element"),
     ("align=item_bytes", "align=VECTOR_BYTES"),
-    ("b_vectors[v]", "b_vectors[0]"),
-    ("a_rows[m]", "a_rows[0]"),
+    ("b[v]", "b[0]"),
+    ("a_places[m // ROW_GROUP]", "a_places[0]"),
+    ("a_distances[m % ROW_GROUP]", "a_distances[0]"),
+    ("len(decks) // 2", "1"),
     ("vector_at(c_rows[m], v)", "vector_at(c_rows[m], 0)"),
     ("vector_at(c_rows[m], v)", "vector_at(c_rows[0], v)"),
     ('flags=("contract",)', 'flags=("fast",)'),
@@ -101,7 +101,7 @@ def changes(file: str, source: str) -> Iterator[Callable[[], str]]:
             a_star = node.type == "operator" and node.parent.type == "parameters"
             if not a_star and not any(first <= start and end <= last for first, last in without):
                 yield partial(mutate_code, source, operator(), occurrence)
-    if file.endswith("/tile.py"):
+    if file.endswith(("/tile.py", "/moves.py", "/emit.py")):
         for before, after in INSTRUCTIONS:
             for match in re.finditer(re.escape(before), source):
                 yield partial(str.join, after, (source[: match.start()], source[match.end() :]))

@@ -21,7 +21,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from minifcn_kernels.tile import VECTOR_BYTES, joined, shuffle
+from minifcn_kernels.emit import joined, shuffle
+from minifcn_kernels.tile import VECTOR_BYTES
 
 _ITEM_BYTES = np.dtype(np.float32).itemsize
 LANES = VECTOR_BYTES // _ITEM_BYTES
