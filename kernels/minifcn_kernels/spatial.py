@@ -9,6 +9,7 @@ from minifcn_kernels.jit import inlined
 
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | tuple[int, int]
+_INTEGER = int | np.integer
 
 
 def pair(name: str, value: IntOrPair, *, minimum: int) -> Pair:
@@ -32,7 +33,7 @@ def check_map_shape(kernel: str, name: str, shape: Any) -> None:
     """Raise a ValueError that names ``kernel`` and argument ``name`` unless ``shape`` is a tuple of four ints."""
     if not isinstance(shape, tuple | list) or len(shape) != 4:
         raise ValueError(f"{kernel}: the shape of {name} must have four axes, got {shape!r}")
-    if not all(isinstance(size, int | np.integer) for size in shape):
+    if not all(isinstance(size, _INTEGER) for size in shape):
         raise ValueError(f"{kernel}: the shape of {name} must hold ints, got {shape!r}")
 
 

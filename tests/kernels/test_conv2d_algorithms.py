@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 import minifcn_kernels as kernels
 from backends import threads
 from geometry import SEEDS, normal, whole
-from minifcn_kernels.conv2d.choose import choose
+from minifcn_kernels.conv2d.choose import FORWARD, GRAD_WEIGHT, choose, conv2d_grad_weight_numba, conv2d_numba
 from minifcn_kernels.conv2d.contract import conv_geometry
 from minifcn_kernels.conv2d.direct import conv2d_direct
 from minifcn_kernels.conv2d.dots import conv2d_grad_weight_dots
 from minifcn_kernels.conv2d.grad_weight import conv2d_grad_weight_direct
 from minifcn_kernels.conv2d.turned import conv2d_turned
+from minifcn_kernels.tile import ROWS, VECTOR_BYTES
 
 ALGORITHMS = ("loops", "direct")
 DTYPES = (np.float32, np.float64)
+LANES = VECTOR_BYTES // 8  # of float64
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,25 @@ def test_the_choice_follows_from_the_geometry(w_shape, stride, auto, direct):
         assert choose(g, dtype, outputs, pays=True) == "loops"
 
 
+@pytest.mark.parametrize(
+    ("K", "C", "forward", "grad_weight"),
+    [
+        (2 * LANES, ROWS, "turned", "direct"),
+        (2 * LANES - 1, ROWS, "direct", "dots"),
+        (2 * LANES, ROWS - 1, "turned", "dots"),
+    ],
+)
+def test_filters_lie_along_the_vectors_if_there_are_enough(K, C, forward, grad_weight, monkeypatch):
+    called = []
+    for table, name in ((FORWARD, forward), (GRAD_WEIGHT, grad_weight)):
+        monkeypatch.setitem(table, name, lambda *arguments, name=name: called.append(name))
+    x, w, y = np.zeros((1, C, 5, 5)), np.zeros((K, C, 2, 2)), np.zeros((1, K, 4, 4))
+    with kernels.use_algorithm("direct"):
+        conv2d_numba(x, w)
+        conv2d_grad_weight_numba(x, y, w.shape)
+    assert called == [forward, grad_weight]
+
+
 def test_an_unknown_algorithm_is_refused_by_name():
     with (
         pytest.raises(ValueError, match="algorithm must be one of 'auto', 'loops', 'direct', 'winograd', got 'fft'"),
@@ -281,10 +302,10 @@ def test_an_unknown_algorithm_is_refused_by_name():
         pass
 
 
-@pytest.mark.parametrize(("N", "C", "size"), [(70, 12, 4), (45, 64, 5), (130, 5, 4)])
-def test_an_infinity_stays_with_its_channel_whatever_was_in_the_block_before(N, C, size):
+@pytest.mark.parametrize(("N", "C", "size", "K"), [(70, 12, 4, 8), (45, 64, 5, 8), (130, 5, 4, 8), (70, 12, 4, 40)])
+def test_an_infinity_stays_with_its_channel_whatever_was_in_the_block_before(N, C, size, K):
     """The last box has fewer images than there is room for; there the box before it left what is another channel's."""
-    g = Convolution((N, C, size, size), (8, C, 3, 3), (N, 8, size, size), {"padding": 1})
+    g = Convolution((N, C, size, size), (K, C, 3, 3), (N, K, size, size), {"padding": 1})
     x, _, _, gy = g.arrays(normal, 3, np.float32)
     x[:, -1, 2, 2] = np.inf
     with kernels.use_algorithm("direct"), threads(1):

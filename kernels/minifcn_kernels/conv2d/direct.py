@@ -10,7 +10,8 @@ hundred pixels; for each box, and a few channels at a time, the input under it i
 
     columns[d, pixel] = block[position[pixel] + offset[d]]
 
-whatever stride and dilation are. (A 1×1 convolution of stride 1 is a matrix product right away: see `product`.)
+whatever stride and dilation are. (A 1×1 convolution of stride 1 is a matrix product right away: see `product`. Where
+filters fill vectors, forward goes faster with these along the vectors: see `turned`.)
 
 The left side is packed, too: a tile meets ROWS filters at a time, which lie far apart in memory, and each number of
 theirs again in every tile of every box. So they are copied next to each other, in the order in which tiles read them.

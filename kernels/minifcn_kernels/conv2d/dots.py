@@ -1,12 +1,13 @@
-"""The weight gradient on the register tile: a matrix product that sums over pixels.
+"""The weight gradient of few filters or channels: dot products on the register tile.
 
     gw[k, d] = Σ_pixel gy[k, pixel] · block[position[pixel] + offset[d]]            d = (c, r, s)
 
-It is the product of the convolution (see `direct`, and `block` for boxes, blocks and panels) with other roles: the
-pixels, which run along the vectors, are now what is summed over. So the tile is the other one, `dot_tile`, which
-multiplies vectors by vectors and adds up the lanes at the end. gy is copied to a panel of rows cut into the same
-vectors, and where such a vector holds more than the pixels of its row, gy is zero. (Zero times infinity is NaN: an
-infinity in x may show up as NaN also in a weight whose tap just misses it.)
+In `grad_weight` filters lie along the vectors, and channels are rows. Where there are not enough of them, the pixels
+can do it, as there are always many of those. But pixels are what is summed over. So the tile is the other one,
+`dot_tile`, which multiplies vectors by vectors and adds up the lanes at the end. Boxes, blocks and panels are as in
+`direct` (see `block`). gy is copied to a panel of rows cut into the same vectors, and where such a vector holds more
+than the pixels of its row, gy is zero. (Zero times infinity is NaN: an infinity in x may show up as NaN also in a
+weight whose tap just misses it.)
 
 The sum over all pixels may be long (half a million terms for the first layers of an FCN), and one thread would do all
 of it. So the boxes of pixels are cut into parts, each part is summed for itself, and the partial sums are added in the

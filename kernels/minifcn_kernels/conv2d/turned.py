@@ -173,9 +173,9 @@ def _turned(
         if t == first or t % parts == 0:
             turn(panel, 0, step, w, k_first * C * T, C * T, filters, C * T)
         for box in boxes[task.first_box : task.last_box]:
-            count = find_positions(positions, box, stride, extent, ROW_GROUP)
-            pixels = count * ROW_GROUP  # those without meaning included, at the end of each row
-            positions[count : count + ROWS // ROW_GROUP] = 0  # of the last tile
+            of_groups = find_positions(positions, box, stride, extent, ROW_GROUP)
+            pixels = of_groups * ROW_GROUP  # those without meaning included, at the end of each row
+            positions[of_groups : of_groups + ROWS // ROW_GROUP] = 0  # the last tile may have more
             for pixel in range(pixels):
                 copy_run(sums, pixel * step, bias, k_first, filters)
             for c0 in range(0, C, channels):
