@@ -18,7 +18,7 @@ of it. So the boxes of pixels are cut into parts, each part is summed for itself
 order of the parts. The cut depends on the geometry alone, so the result has the same bits for any number of threads.
 
 A thread's scratch memory is its panel (BOX_PIXELS by BOX_FILTERS), its block (BLOCK_BYTES, or else ROWS channels) and
-its sums (BOX_WEIGHTS by BOX_FILTERS, or else ROWS channels): about 0.6 MB, save for filters of 64 and the like.
+its sums (BOX_WEIGHTS by BOX_FILTERS, or else ROWS channels): about 0.7 MB, save for filters of 64 and the like.
 """
 
 import math

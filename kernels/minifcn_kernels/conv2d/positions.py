@@ -6,7 +6,7 @@ channels: output pixel (n, i, j) of the box has the *position* of its first tap,
 
     (n · BH + i · stride) · BW + j · stride            BH, BW: rows and columns of a block
 
-and a tap (r, s) an *offset* from there. The planes of a block, one for each channel, lie an ``extent`` apart.
+and a tap (r, s) an *offset* from there. The `Extent` of a block says how far its channels lie apart, too.
 """
 
 from typing import Any, TypeAlias
