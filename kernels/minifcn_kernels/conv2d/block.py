@@ -25,6 +25,7 @@ leaves three ways to make vectors of the pixels of a box, of which `choose_box` 
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -50,7 +51,8 @@ from minifcn_kernels.tile import VECTOR_BYTES, lanes_of
 AHEAD = 8
 # Firsts and one past lasts of a box's images, rows and columns.
 BOX = np.dtype([(name, np.int64) for name in ("n0", "n1", "i0", "i1", "j0", "j1")])
-
+# What a task says of its boxes: which part of a block's they are, the first, and one past the last.
+PART = ("part", "first_box", "last_box")
 
 # Of the taps (top, left, overhang_h, overhang_w): their least offsets, and the extent beyond them.
 Reach: TypeAlias = tuple[int, int, int, int]
@@ -133,6 +135,18 @@ def list_boxes(size: tuple[int, int, int, int], box: tuple[int, int, int]) -> Ar
         for j in range(0, OW, columns)
     ]
     return np.array(boxes, BOX)
+
+
+def cut_boxes(blocks: Sequence[tuple[int, ...]], boxes: int, wanted: int) -> tuple[int, list[tuple[int, ...]]]:
+    """Cut the boxes of every block of filters into parts, so that there are as many tasks as are wanted, if possible.
+
+    Returns:
+        The parts of a block; and for each task the fields of `PART` and those of its block. Those of one block follow
+        on each other.
+    """
+    parts = max(1, min(-(-wanted // len(blocks)), boxes))
+    cuts = [part * boxes // parts for part in range(parts + 1)]
+    return parts, [(part, cuts[part], cuts[part + 1], *block) for block in blocks for part in range(parts)]
 
 
 def split_taps(rows: Array, columns: Array, stride: Pair) -> tuple[Array, Array]:

@@ -34,11 +34,13 @@ import numpy as np
 from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import (
+    PART,
     Reach,
     choose_box,
     copy_block,
     copy_pairs,
     copy_strided,
+    cut_boxes,
     cut_pieces,
     fill,
     gather,
@@ -72,7 +74,7 @@ FEWEST_TILES = 4
 FEWEST_FILTERS = 32
 
 # One row per task: some filters of a group, and some boxes.
-TASK = np.dtype([(name, np.int64) for name in ("group", "k0", "k1", "first_box", "last_box")])
+TASK = np.dtype([(name, np.int64) for name in (*PART, "group", "k0", "k1")])
 # One row per grid of the output: its rows in the table of taps, its first row and column, how many it has of both.
 GRID = np.dtype([(name, np.int64) for name in ("first_tap", "last_tap", "row", "column", "rows", "columns")])
 
@@ -81,7 +83,6 @@ class Plan(NamedTuple):
     """How a convolution is cut, and where its tiles find what they read."""
 
     step: Pair  # from a row and a column of a grid to the next
-    parts: int  # tasks that have the same filters; they follow on each other
     box: tuple[int, int, int, int, int]  # a `BoxSize`
     reach: Reach
     channels: int  # of a block
@@ -173,9 +174,7 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
     box = choose_box((N, K, OH, OW), filters, pixels, reach[2:], planes, lanes, VECTORS)
     boxes = list_boxes((N, K, OH, OW), box[:3])
     blocks = [(group, k, min(k + filters, K)) for group in range(g.groups) for k in range(0, K, filters)]
-    parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
-    cuts = [part * len(boxes) // parts for part in range(parts + 1)]
-    tasks = [(*block, cuts[part], cuts[part + 1]) for block in blocks for part in range(parts)]
+    _, tasks = cut_boxes(blocks, len(boxes), TASKS)
 
     # A block has as many channels as give a tile its depth.
     C = (g.C * g.K // outputs) // g.groups
@@ -200,7 +199,6 @@ def _plan(g: ConvGeometry, outputs: int, step: Pair, taps: Array, phases: Array,
     packed_offsets = [(channel * g.R * g.S + of_grid[:, 3]).reshape(-1) * ROWS for of_grid in of_grids]
     return Plan(
         step,
-        parts,
         (int(box.images), int(box.rows), int(box.columns), int(box.in_place), int(box.row_step)),
         reach,
         channels,
@@ -258,7 +256,6 @@ def _run_tasks(
     stride: Pair,
     groups: int,
     step: Pair,
-    parts: int,
     box_size: tuple[int, int, int, int, int],
     reach: Reach,
     channels: int,
@@ -291,7 +288,7 @@ def _run_tasks(
     plane = images * BH * BW
     for t in range(first, last):
         task = tasks[t]
-        if t == first or t % parts == 0:
+        if t == first or task.part == 0:
             _pack(packed, w, w_steps, C, groups, channels, task)
         filters = task.k1 - task.k0
         k_first, c_first = task.group * (K // groups) + task.k0, task.group * C

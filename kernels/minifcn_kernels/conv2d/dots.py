@@ -24,10 +24,12 @@ import numpy as np
 from numba import get_num_threads, get_thread_id
 
 from minifcn_kernels.conv2d.block import (
+    PART,
     Reach,
     choose_box,
     copy_block,
     copy_run,
+    cut_boxes,
     cut_pieces,
     fill,
     gather,
@@ -55,7 +57,7 @@ BOX_WEIGHTS = 576
 TASKS = 16
 
 # Some filters and channels of a group, and some boxes, whose sums make a part of these weights.
-TASK = np.dtype([(name, np.int64) for name in ("part", "first_box", "last_box", "group", "k0", "k1", "c0", "c1")])
+TASK = np.dtype([(name, np.int64) for name in (*PART, "group", "k0", "k1", "c0", "c1")])
 
 
 class Plan(NamedTuple):
@@ -107,9 +109,7 @@ def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
         for k in range(0, K, BOX_FILTERS)
         for c in range(0, C, in_task)
     ]
-    parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
-    cuts = [part * len(boxes) // parts for part in range(parts + 1)]
-    tasks = [(part, cuts[part], cuts[part + 1], *block) for block in blocks for part in range(parts)]
+    parts, tasks = cut_boxes(blocks, len(boxes), TASKS)
 
     plane = box.images * (box.rows + reach[2]) * (box.columns + reach[3])
     channels = max(1, min(in_task, C, BLOCK_BYTES // (len(phases) * plane * item_bytes)))

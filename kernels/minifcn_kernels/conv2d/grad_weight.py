@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.conv2d.block import list_boxes, turn
+from minifcn_kernels.conv2d.block import PART, cut_boxes, list_boxes, turn
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.positions import (
     Extent,
@@ -57,7 +57,7 @@ BLOCK_BYTES = 2**16
 TASKS = 8
 
 # Some filters and channels of a group, and some boxes, whose sums make a part of these weights.
-TASK = np.dtype([(name, np.int64) for name in ("part", "first_box", "last_box", "group", "k0", "k1", "c0", "c1")])
+TASK = np.dtype([(name, np.int64) for name in (*PART, "group", "k0", "k1", "c0", "c1")])
 
 
 class Plan(NamedTuple):
@@ -107,9 +107,7 @@ def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
         for k in range(0, K, filters)
         for c in range(0, C, in_task)
     ]
-    parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
-    cuts = [part * len(boxes) // parts for part in range(parts + 1)]
-    tasks = [(part, cuts[part], cuts[part + 1], *block) for block in blocks for part in range(parts)]
+    parts, tasks = cut_boxes(blocks, len(boxes), TASKS)
 
     extent = extent_of(g, box)
     plane = extent[2]

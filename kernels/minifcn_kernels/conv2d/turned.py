@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, get_thread_id
 
-from minifcn_kernels.conv2d.block import copy_run, list_boxes, turn
+from minifcn_kernels.conv2d.block import PART, copy_run, cut_boxes, list_boxes, turn
 from minifcn_kernels.conv2d.contract import ConvGeometry
 from minifcn_kernels.conv2d.positions import (
     Extent,
@@ -54,13 +54,12 @@ FEWEST_PIXELS = 64
 FEWEST_FILTERS = 32
 
 # One row per task: some filters of a group, and some boxes.
-TASK = np.dtype([(name, np.int64) for name in ("group", "k0", "k1", "first_box", "last_box")])
+TASK = np.dtype([(name, np.int64) for name in (*PART, "group", "k0", "k1")])
 
 
 class Plan(NamedTuple):
     """How the output is cut, and where a tile finds what it reads."""
 
-    parts: int  # tasks that have the same filters; they follow on each other
     extent: Extent
     channels: int  # of a block
     memory: tuple[int, ...]  # a thread's: numbers in its block, panel and sums
@@ -106,9 +105,7 @@ def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
     box = even_box(g, pixels, ROW_GROUP)
     boxes = list_boxes(size, box)
     blocks = [(group, k, min(k + filters, K)) for group in range(g.groups) for k in range(0, K, filters)]
-    parts = max(1, min(-(-TASKS // len(blocks)), len(boxes)))
-    cuts = [part * len(boxes) // parts for part in range(parts + 1)]
-    tasks = [(*block, cuts[part], cuts[part + 1]) for block in blocks for part in range(parts)]
+    _, tasks = cut_boxes(blocks, len(boxes), TASKS)
 
     extent = extent_of(g, box)
     plane = extent[2]
@@ -116,7 +113,6 @@ def _plan(g: ConvGeometry, item_bytes: int) -> Plan:
     step = odd_lines(item_bytes, filters)
     groups = box[0] * box[1] * -(-box[2] // ROW_GROUP)
     return Plan(
-        parts,
         extent,
         channels,
         whole_lines(
@@ -147,7 +143,6 @@ def _turned(
     groups: int,
     stride: Pair,
     padding: Pair,
-    parts: int,
     extent: Extent,
     channels: int,
     memory: tuple[int, int, int],
@@ -170,7 +165,7 @@ def _turned(
         task = tasks[t]
         k_first, filters = task.group * (K // groups) + task.k0, task.k1 - task.k0
         vectors = (filters + lanes - 1) // lanes
-        if t == first or t % parts == 0:
+        if t == first or task.part == 0:
             turn(panel, 0, step, w, k_first * C * T, C * T, filters, C * T)
         for box in boxes[task.first_box : task.last_box]:
             of_groups = find_positions(positions, box, stride, extent, ROW_GROUP)
